@@ -1,0 +1,324 @@
+"""The one door to TransformerLens: what our models are built on, and how they are edited.
+
+Every other module takes ``HookPoint``, ``HookedRootModule``, ``ActivationCache`` and
+``TransformerLensConfig`` from here, so one file knows that TransformerLens 3.9 and 4.x agree
+on them.
+
+Three ideas. A ``Site`` names a tensor inside a network, or a slice of one, by its
+TransformerLens hook name. An ``Edit`` is a site and a function of that slice. ``run`` runs
+a network with edits in place, and refuses to keep quiet about one that did not act.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformer_lens import ActivationCache, FactoredMatrix
+from transformer_lens.config import TransformerLensConfig
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.HookedRootModule import HookedRootModule
+
+__all__ = [
+    "ActivationCache",
+    "Edit",
+    "FactoredMatrix",
+    "HookPoint",
+    "HookedRootModule",
+    "Site",
+    "TransformerLensConfig",
+    "axes_of",
+    "is_hooked",
+    "mean",
+    "patch",
+    "project_out",
+    "resample",
+    "resolve",
+    "run",
+    "run_with_cache",
+    "scale",
+    "steer",
+    "zero",
+]
+
+_STREAM = ("batch", "position", "d_model")
+_HEAD = ("batch", "position", "head", "d_head")
+_HEAD_STREAM = ("batch", "position", "head", "d_model")
+_SCORES = ("batch", "head", "query", "key")
+_NEURONS = ("batch", "position", "neuron")
+_AXES = (
+    dict.fromkeys(("hook_q", "hook_k", "hook_v", "hook_z", "hook_rot_q", "hook_rot_k"), _HEAD)
+    | dict.fromkeys(("hook_result", "hook_q_input", "hook_k_input"), _HEAD_STREAM)
+    | dict.fromkeys(("hook_v_input", "hook_attn_in"), _HEAD_STREAM)
+    | dict.fromkeys(("hook_attn_scores", "hook_pattern"), _SCORES)
+    | dict.fromkeys(("hook_pre", "hook_post"), _NEURONS)
+)
+
+Index = int | slice | Sequence[int] | Tensor
+
+
+def axes_of(hook_name: str) -> tuple[str, ...]:
+    """The axis names of a hook point's tensor, read off the last part of its name."""
+    return _AXES.get(hook_name.rsplit(".", 1)[-1], _STREAM)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A tensor inside a network, or a slice of it.
+
+    Build one with ``Site.at("blocks.0.attn.hook_z", head=2)`` or
+    ``Site.at("blocks.*.mlp.hook_post", neuron=[3, 5], position=-1)``: a hook name, in which
+    ``*`` and ``?`` match as in a shell, and what to take along named axes (integers, slices,
+    lists or boolean masks). Several lists mean their outer product.
+    """
+
+    name: str
+    index: tuple[tuple[str, Index], ...] = ()
+
+    @classmethod
+    def at(cls, name: str, **index: Index) -> Site:
+        """A site by hook name, with the indices along named axes as keywords."""
+        return cls(name, tuple(index.items()))
+
+    def __str__(self) -> str:
+        inner = ", ".join(f"{axis}={value}" for axis, value in self.index)
+        return f"{self.name}[{inner}]" if inner else self.name
+
+    def key(self, hook_name: str, shape: Sequence[int]) -> tuple[Any, ...]:
+        """The tensor index of this site's slice of a hook's tensor of the given shape.
+
+        Every axis is kept: an integer leaves an axis of size 1.
+
+        Raises:
+            ValueError: an axis that the hook lacks, or an index outside the tensor.
+        """
+        axes, wanted = axes_of(hook_name), dict(self.index)
+        for axis in wanted:
+            if axis not in axes:
+                raise ValueError(
+                    f"expected an axis of {hook_name}, one of {list(axes)}; got {axis!r}; "
+                    "use one of those names, or choose another hook"
+                )
+        parts = [self._part(wanted.get(axis), axis, size) for axis, size in zip(axes, shape)]
+        if sum(isinstance(part, Tensor) for part in parts) < 2:
+            return tuple(parts)
+        lists = [
+            part if isinstance(part, Tensor) else torch.arange(size)[part]
+            for part, size in zip(parts, shape)
+        ]
+        return tuple(
+            entries.reshape([-1 if other == axis else 1 for other in range(len(lists))])
+            for axis, entries in enumerate(lists)
+        )
+
+    def _part(self, value: Index | None, axis: str, size: int) -> slice | Tensor:
+        if value is None:
+            return slice(None)
+        if isinstance(value, slice):
+            return value
+        entries = torch.as_tensor(value).reshape(-1)
+        if entries.dtype == torch.bool:
+            entries = entries.nonzero().squeeze(-1)
+        if entries.numel() == 0:
+            raise ValueError(f"expected at least one index along {axis!r} at {self}, got none")
+        if entries.min() < -size or entries.max() >= size:
+            raise ValueError(
+                f"expected indices along {axis!r} within [-{size}, {size}) at {self}, got "
+                f"{entries.tolist()}; the tensor has {size} entries there"
+            )
+        return entries % size
+
+    def read(self, hook_name: str, tensor: Tensor) -> Tensor:
+        """This site's slice of a hook's tensor, with every axis kept."""
+        return tensor[self.key(hook_name, tensor.shape)]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A site, and what becomes of its slice.
+
+    Args:
+        site: where.
+        change: takes the slice and the hook's name, returns the new slice, of the same shape
+            or one that expands to it. It must not write into what it is given.
+        label: what to call the edit in messages.
+    """
+
+    site: Site
+    change: Callable[[Tensor, str], Tensor]
+    label: str = "edit"
+
+    def __call__(self, tensor: Tensor, hook_name: str) -> Tensor:
+        """The whole tensor with the slice replaced; the given tensor stays as it was."""
+        key = self.site.key(hook_name, tensor.shape)
+        old = tensor[key]
+        new = self.change(old, hook_name)
+        try:
+            new = new.to(tensor.dtype).expand(old.shape)
+        except RuntimeError:
+            raise ValueError(
+                f"expected {self} to return shape {tuple(old.shape)}, got {tuple(new.shape)}; "
+                "an edit keeps the shape of its slice"
+            ) from None
+        edited = tensor.clone()
+        edited[key] = new
+        return edited
+
+    def __str__(self) -> str:
+        return f"{self.label} at {self.site}"
+
+
+def zero(site: Site) -> Edit:
+    """Zero ablation: the slice becomes 0."""
+    return Edit(site, lambda old, _: torch.zeros_like(old), "zero")
+
+
+def scale(site: Site, factor: float) -> Edit:
+    """Multiply the slice by a number."""
+    return Edit(site, lambda old, _: factor * old, f"scale by {factor}")
+
+
+def mean(site: Site, cache: Mapping[str, Tensor]) -> Edit:
+    """Mean ablation: the slice becomes its mean over the cache's batch, position by position."""
+
+    def change(old: Tensor, name: str) -> Tensor:
+        reference = cache[name].mean(0, keepdim=True)
+        if dict(site.index).keys() & {"batch"}:
+            raise ValueError(f"expected a site without a batch index for a mean, got {site}")
+        return site.read(name, reference).expand(old.shape)
+
+    return Edit(site, change, "mean")
+
+
+def patch(site: Site, cache: Mapping[str, Tensor]) -> Edit:
+    """Activation patching: the slice takes its value in another run's cache, row by row."""
+    return Edit(site, lambda _, name: site.read(name, cache[name]), "patch")
+
+
+def resample(site: Site, cache: Mapping[str, Tensor], seed: int = 0) -> Edit:
+    """Resample ablation: each row takes the slice of a random row of the cache."""
+
+    def change(old: Tensor, name: str) -> Tensor:
+        donor = site.read(name, cache[name])
+        generator = torch.Generator().manual_seed(seed)
+        return donor[torch.randint(len(donor), (len(old),), generator=generator)]
+
+    return Edit(site, change, "resample")
+
+
+def steer(site: Site, direction: Tensor, amount: float = 1.0) -> Edit:
+    """Add ``amount`` times a direction, which has the length of the site's last axis."""
+    return Edit(site, lambda old, _: old + amount * direction.to(old), "steer")
+
+
+def project_out(site: Site, directions: Tensor) -> Edit:
+    """Remove the span of directions, shape ``[d]`` or ``[k, d]``, along the site's last axis."""
+    basis = torch.linalg.qr(torch.atleast_2d(directions).mT.double()).Q
+
+    def change(old: Tensor, _: str) -> Tensor:
+        span = basis.to(old)
+        return old - (old @ span) @ span.mT
+
+    return Edit(site, change, "project out")
+
+
+def is_hooked(modules: Iterable[torch.nn.Module]) -> bool:
+    """Whether any of some modules has a hook attached, TransformerLens's or torch's own."""
+    return any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        for module in modules
+    )
+
+
+def resolve(model: HookedRootModule, site: Site) -> list[str]:
+    """The names of the model's hook points that a site covers, in order of execution.
+
+    Raises:
+        ValueError: the site covers none; the message names the nearest hook points.
+    """
+    names = [name for name in model.hook_dict if fnmatch.fnmatchcase(name, site.name)]
+    if not names:
+        near = difflib.get_close_matches(site.name, model.hook_dict, n=3, cutoff=0.3)
+        raise ValueError(
+            f"expected a site of this model, got {site.name!r}, which matches no hook point; "
+            f"the nearest are {near or list(model.hook_dict)[:3]}"
+        )
+    return names
+
+
+def run(model: HookedRootModule, *inputs: Any, edits: Iterable[Edit] = (), **forward: Any) -> Any:
+    """Run a model with edits in place and return its output.
+
+    Edits at one hook point apply in the order given, each to the result of the one before;
+    across hook points they apply in the order of the forward pass. Hooks are gone when
+    ``run`` returns or raises.
+
+    Args:
+        model: any model with TransformerLens's hook points.
+        inputs, forward: what the model's ``forward`` takes.
+        edits: what to change.
+
+    Raises:
+        ValueError: a site that matches nothing, or an edit that changes the shape.
+        RuntimeError: an edit whose hook point was never reached.
+    """
+    return _run(model, inputs, forward, list(edits), None)[0]
+
+
+def run_with_cache(
+    model: HookedRootModule,
+    *inputs: Any,
+    edits: Iterable[Edit] = (),
+    names: str | Sequence[str] = "*",
+    **forward: Any,
+) -> tuple[Any, ActivationCache]:
+    """As ``run``, and the activations after the edits, as an ``ActivationCache``.
+
+    Args:
+        names: hook names, or patterns of them, to keep.
+
+    Raises:
+        ValueError: as ``run``, or a pattern in ``names`` that matches nothing.
+    """
+    patterns = [names] if isinstance(names, str) else list(names)
+    wanted = {name for pattern in patterns for name in resolve(model, Site(pattern))}
+    output, kept = _run(model, inputs, forward, list(edits), wanted)
+    return output, ActivationCache(kept, model)
+
+
+def _run(
+    model: HookedRootModule, inputs: tuple, forward: dict, edits: list[Edit], wanted: set | None
+) -> tuple[Any, dict[str, Tensor]]:
+    pending = {(order, name) for order, edit in enumerate(edits) for name in resolve(model, edit.site)}
+    kept: dict[str, Tensor] = {}
+
+    def act(order: int) -> Callable:
+        def hook_function(tensor: Tensor, hook: HookPoint) -> Tensor:
+            pending.discard((order, hook.name))
+            return edits[order](tensor, str(hook.name))
+
+        return hook_function
+
+    def keep(tensor: Tensor, hook: HookPoint) -> None:
+        kept[str(hook.name)] = tensor.detach()
+
+    hooks = [(name, act(order)) for order, name in sorted(pending)]
+    hooks += [(name, keep) for name in wanted or ()]
+    with model.hooks(fwd_hooks=hooks):
+        output = model(*inputs, **forward)
+    if pending:
+        order, name = min(pending)
+        raise RuntimeError(
+            f"expected every edit to act, but {edits[order]} never fired: the forward pass does "
+            f"not reach {name}; switch it on in the config (use_attn_result, use_split_qkv_input, "
+            "use_attn_in, use_hook_mlp_in) or choose another site"
+        )
+    return output, kept

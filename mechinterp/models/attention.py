@@ -1,0 +1,158 @@
+"""Multi-head attention, softmax or linear, and who may look at whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mechinterp.hooks import FactoredMatrix, HookPoint
+from mechinterp.models.config import TransformerConfig
+from mechinterp.models.linear import affine, init_normal
+from mechinterp.models.positions import Rotary, alibi_bias
+
+
+@dataclass(frozen=True)
+class View:
+    """Which positions ask, which answer, and which of them may meet.
+
+    Args:
+        queries: positions that ask, ``[query]``, or ``[batch, query]`` if examples differ.
+        keys: positions that answer, ``[key]``.
+        allowed: ``[1 or batch, 1, query, key]``, or ``None`` if every pair may meet.
+    """
+
+    queries: Int[Tensor, "*batch query"]
+    keys: Int[Tensor, " key"]
+    allowed: Bool[Tensor, "some 1 query key"] | None
+
+    @classmethod
+    def of(
+        cls,
+        queries: Int[Tensor, "*batch query"],
+        n_keys: int,
+        causal: bool,
+        mask: Bool[Tensor, "batch key"] | None,
+    ) -> View:
+        """The view of a causal or bidirectional network whose ``mask`` is True at real tokens."""
+        keys = torch.arange(n_keys, device=queries.device)
+        allowed = None
+        if causal and int(queries.min()) < n_keys - 1:
+            allowed = (keys <= queries[..., None]).reshape(-1, 1, queries.shape[-1], n_keys)
+        if mask is not None and not bool(mask.all()):
+            real = mask[:, None, None, :].expand(-1, 1, queries.shape[-1], -1)
+            allowed = real if allowed is None else allowed & real
+        return cls(queries, keys, allowed)
+
+
+class Attention(nn.Module):
+    """One layer's heads, with TransformerLens's weights and hook points.
+
+    ``W_Q``, ``W_K``, ``W_V`` are ``[head, d_model, d_head]`` and ``W_O`` is
+    ``[head, d_head, d_model]``. With ``cfg.attention == "linear"`` the pattern is the masked
+    scores themselves (von Oswald et al. 2023).
+    """
+
+    def __init__(self, cfg: TransformerConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        into, out = (cfg.n_heads, cfg.d_model, cfg.d_head), (cfg.n_heads, cfg.d_head, cfg.d_model)
+        self.W_Q = nn.Parameter(torch.empty(into))
+        self.W_K = nn.Parameter(torch.empty(into))
+        self.W_V = nn.Parameter(torch.empty(into))
+        self.W_O = nn.Parameter(torch.empty(out))
+        self.b_Q = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
+        self.b_K = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
+        self.b_V = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
+        self.b_O = nn.Parameter(torch.zeros(cfg.d_model))
+        self.attn_scale = cfg.attn_scale if cfg.use_attn_scale else 1.0
+        for name in ("q_input", "k_input", "v_input", "q", "k", "v", "z", "result"):
+            setattr(self, f"hook_{name}", HookPoint())
+        self.hook_attn_in, self.hook_attn_scores, self.hook_pattern = HookPoint(), HookPoint(), HookPoint()
+        self.rotary = None
+        if cfg.positional_embedding_type == "rotary":
+            self.rotary, self.hook_rot_q, self.hook_rot_k = Rotary(cfg), HookPoint(), HookPoint()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the matrices anew; the biases are zero."""
+        heads = self.cfg.n_heads * self.cfg.d_head
+        out_fan_in = self.cfg.d_model if self.cfg.init_mode == "nanda" else heads
+        for weight in (self.W_Q, self.W_K, self.W_V):
+            init_normal(weight, self.cfg, self.cfg.d_model, generator)
+        init_normal(self.W_O, self.cfg, out_fan_in, generator)
+        for bias in (self.b_Q, self.b_K, self.b_V, self.b_O):
+            nn.init.zeros_(bias)
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """What each head writes for what it reads, ``[head, d_model, d_model]``, factored."""
+        return FactoredMatrix(self.W_V, self.W_O)
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """What each head's queries seek in keys, ``[head, d_model, d_model]``, factored."""
+        return FactoredMatrix(self.W_Q, self.W_K.mT)
+
+    def forward(
+        self,
+        query_input: Float[Tensor, "batch query *head d_model"],
+        key_input: Float[Tensor, "batch key *head d_model"],
+        value_input: Float[Tensor, "batch key *head d_model"],
+        view: View,
+    ) -> Float[Tensor, "batch query d_model"]:
+        """What the heads add to the residual stream at the asking positions.
+
+        The inputs may carry an axis of heads after their position, one copy a head.
+        """
+        q = self.hook_q(project(query_input, self.W_Q, self.b_Q))
+        k = self.hook_k(project(key_input, self.W_K, self.b_K))
+        v = self.hook_v(project(value_input, self.W_V, self.b_V))
+        if self.rotary is not None:
+            q = self.hook_rot_q(self.rotary(q, view.queries))
+            k = self.hook_rot_k(self.rotary(k, view.keys))
+        scores = rearrange(q, "b q h e -> b h q e") @ rearrange(k, "b k h e -> b h e k")
+        scores = scores / self.attn_scale
+        if self.cfg.positional_embedding_type == "alibi":
+            scores = scores + alibi_bias(self.cfg.n_heads, view.queries, view.keys)
+        if view.allowed is not None:
+            scores = scores.masked_fill(~view.allowed, self.masked)
+        scores = self.hook_attn_scores(scores)
+        pattern = self.hook_pattern(self.normalise(scores, view.allowed, dim=-1))
+        z = rearrange(pattern @ rearrange(v, "b k h e -> b h k e"), "b h q e -> b q h e")
+        return self.out(self.hook_z(z))
+
+    @property
+    def masked(self) -> float:
+        """The score of a key that must not be looked at."""
+        return float("-inf") if self.cfg.attention == "softmax" else 0.0
+
+    def normalise(self, scores: Tensor, allowed: Tensor | None, dim: int) -> Tensor:
+        """Masked scores to the pattern, keys along ``dim``; who may look at nothing gets zeros."""
+        if self.cfg.attention == "linear":
+            return scores
+        pattern = scores.softmax(dim)
+        if allowed is None:
+            return pattern
+        return pattern.masked_fill(~allowed.any(dim, keepdim=True), 0.0)
+
+    def out(self, z: Float[Tensor, "*at head d_head"]) -> Float[Tensor, "*at d_model"]:
+        """Sum the heads' outputs; their terms pass ``hook_result`` if ``use_attn_result``."""
+        if self.cfg.use_attn_result:
+            terms = einsum(z, self.W_O, "... head d_head, head d_head d_model -> ... head d_model")
+            return self.hook_result(terms).sum(-2) + self.b_O
+        return affine(z.flatten(-2), self.W_O.flatten(0, 1), self.b_O)
+
+
+def project(
+    x: Float[Tensor, "*at d_model"],
+    weight: Float[Tensor, "head d_model d_head"],
+    bias: Float[Tensor, "head d_head"],
+) -> Float[Tensor, "*at_head d_head"]:
+    """Multiply by each head's matrix; ``x`` may already have one copy a head."""
+    if x.ndim == 4:
+        return einsum(x, weight, "b p head d_model, head d_model d_head -> b p head d_head") + bias
+    flat = rearrange(weight, "head d_model d_head -> d_model (head d_head)")
+    return affine(x, flat, bias.flatten()).unflatten(-1, bias.shape)

@@ -1,0 +1,166 @@
+"""One dataclass that says what a network is, checked when it is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+
+from mechinterp.hooks import TransformerLensConfig
+
+ACTIVATIONS = ("relu", "gelu", "gelu_new", "solu", "square")
+Positions = Literal["standard", "sinusoidal", "rotary", "alibi", "none"]
+
+
+@dataclass(kw_only=True)
+class TransformerConfig(TransformerLensConfig):
+    """The shape and kind of a ``HookedTransformer``.
+
+    Field names are TransformerLens's wherever it has them. Inherited: ``d_model``, ``d_head``,
+    ``n_layers``, ``n_ctx``, ``n_heads``, ``d_mlp``, ``d_vocab``, ``attn_only``, ``eps``,
+    ``use_attn_result``, ``use_split_qkv_input``, ``normalization_type`` (``None``, ``"LN"``,
+    ``"LNPre"``, ``"RMS"`` or ``"RMSPre"``) and ``act_fn`` (``"relu"``, ``"gelu"``,
+    ``"gelu_new"``, ``"solu"`` or ``"square"``). It is not frozen because TransformerLens's
+    tools switch the ``use_`` flags.
+
+    Raises:
+        ValueError: what is asked for cannot be; the message says expected, got and remedy.
+    """
+
+    normalization_type: str | None = None
+
+    d_vocab_out: int = -1
+    """Number of outputs a position: tokens, classes or real values. -1 means ``d_vocab``."""
+
+    d_input: int | None = None
+    """Length of real input vectors; ``None`` means that inputs are token ids."""
+
+    readout: Literal["tokens", "classes", "values"] = "tokens"
+    """What the outputs are: logits of the next token, logits of classes, or real values."""
+
+    attention_dir: Literal["causal", "bidirectional"] = "causal"
+    """Whether a position attends to later ones."""
+
+    attention: Literal["softmax", "linear"] = "softmax"
+    """Linear attention leaves out the softmax: the pattern is the masked scores."""
+
+    use_attn_scale: bool = True
+    """Divide attention scores by ``attn_scale``."""
+
+    attn_scale: float = -1.0
+    """What scores are divided by; -1 means sqrt(d_head)."""
+
+    positional_embedding_type: Positions = "standard"
+    """``"standard"`` is a learned table; rotary and ALiBi act inside attention."""
+
+    rotary_dim: int | None = None
+    """How many of a head's dimensions rotate; ``None`` means all of them."""
+
+    rotary_base: float = 10000.0
+    """Base of the rotary wavelengths."""
+
+    rotary_adjacent_pairs: bool = False
+    """Rotate neighbours (GPT-J) rather than the two halves of a head (GPT-NeoX)."""
+
+    dropout: float = 0.0
+    """Probability of dropping an entry of the embedding and of each sublayer's output."""
+
+    tie_embeddings: bool = False
+    """Read out with the transposed embedding: ``W_U`` is ``W_E.T``."""
+
+    use_biases: bool = True
+    """Train the biases. They exist either way, so that weights have TransformerLens's shapes;
+    without this they stay at zero."""
+
+    use_attn_in: bool = False
+    """Give each head its own copy of the attention input, at ``hook_attn_in``."""
+
+    use_hook_mlp_in: bool = False
+    """Pass the input of the MLP through ``hook_mlp_in``."""
+
+    init_mode: Literal["fan_in", "nanda", "gpt2"] = "fan_in"
+    """Weights are normal with standard deviation 1/sqrt(fan in); ``"nanda"``: 1/sqrt(d_model)
+    throughout and 1/sqrt(d_vocab_out) for the readout, as in the code of Nanda et al. (2023);
+    ``"gpt2"``: 0.02."""
+
+    seed: int = 0
+    """Seed of the initial weights."""
+
+    def __post_init__(self) -> None:
+        if self.n_heads == -1:
+            _need(self.d_head > 0 and self.d_model % self.d_head == 0,
+                  f"d_model divisible by d_head, got d_model={self.d_model}, d_head={self.d_head}",
+                  "change one of them, or give n_heads")
+        super().__post_init__()
+        for name in ("d_model", "d_head", "n_layers", "n_ctx", "n_heads"):
+            _need(getattr(self, name) >= 1, f"{name} >= 1, got {getattr(self, name)}", f"raise {name}")
+        if self.d_input is None:
+            _need(self.d_vocab >= 1, f"d_vocab >= 1, got {self.d_vocab}",
+                  "give d_vocab, or d_input for real vectors")
+        if self.d_vocab_out == -1:
+            self.d_vocab_out = self.d_vocab
+        _need(self.d_vocab_out >= 1, f"d_vocab_out >= 1, got {self.d_vocab_out}",
+              "give d_vocab_out: the number of outputs a position")
+        self._check_choices()
+        self._check_positions()
+        if self.attn_scale == -1.0:
+            self.attn_scale = math.sqrt(self.d_head)
+        self.final_rms = self.normalization_type in ("RMS", "RMSPre")
+        self.uses_rms_norm = self.final_rms
+
+    def _check_choices(self) -> None:
+        choices = {
+            "act_fn": ACTIVATIONS,
+            "normalization_type": (None, "LN", "LNPre", "RMS", "RMSPre"),
+            "positional_embedding_type": ("standard", "sinusoidal", "rotary", "alibi", "none"),
+            "attention": ("softmax", "linear"),
+            "attention_dir": ("causal", "bidirectional"),
+            "readout": ("tokens", "classes", "values"),
+            "init_mode": ("fan_in", "nanda", "gpt2"),
+        }
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            _need(value in allowed, f"{name} one of {list(allowed)}, got {value!r}", "choose one")
+        _need(0 <= self.dropout < 1, f"dropout in [0, 1), got {self.dropout}", "it is a probability")
+        _need(self.n_key_value_heads in (None, self.n_heads),
+              f"n_key_value_heads None, got {self.n_key_value_heads}",
+              "grouped-query attention is not built")
+        if self.tie_embeddings:
+            _need(self.d_input is None and self.d_vocab_out == self.d_vocab,
+                  f"d_vocab_out equal to d_vocab for tied embeddings, got {self.d_vocab_out} and "
+                  f"{self.d_vocab}", "untie them, or make them equal")
+
+    def _check_positions(self) -> None:
+        if self.positional_embedding_type == "rotary":
+            if self.rotary_dim is None:
+                self.rotary_dim = self.d_head
+            _need(self.rotary_dim % 2 == 0 and 0 < self.rotary_dim <= self.d_head,
+                  f"an even rotary_dim of at most d_head={self.d_head}, got {self.rotary_dim}",
+                  "make d_head even, or give an even rotary_dim")
+        if self.positional_embedding_type == "sinusoidal":
+            _need(self.d_model % 2 == 0, f"an even d_model for sinusoidal positions, got {self.d_model}",
+                  "make d_model even")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values; ``from_json`` reads them back."""
+        record = {f.name: getattr(self, f.name) for f in fields(self)}
+        return record | {"dtype": str(self.dtype).removeprefix("torch."), "device": None}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> TransformerConfig:
+        """A config from ``to_json``'s record.
+
+        Raises:
+            ValueError: a field that this version does not know.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(record) - known)
+        _need(not unknown, f"fields of TransformerConfig, got {unknown}", "the file is of another version")
+        return cls(**record | {"dtype": getattr(torch, record.get("dtype", "float32"))})
+
+
+def _need(condition: bool, expected_got: str, remedy: str) -> None:
+    if not condition:
+        raise ValueError(f"expected {expected_got}; {remedy}")

@@ -1,0 +1,73 @@
+"""Into the residual stream and out of it again."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mechinterp.models.config import TransformerConfig
+from mechinterp.models.linear import affine, init_normal
+
+
+class Embed(nn.Module):
+    """Token ids, or real vectors, to the residual stream by the matrix ``W_E``."""
+
+    def __init__(self, cfg: TransformerConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        rows = cfg.d_vocab if cfg.d_input is None else cfg.d_input
+        self.W_E = nn.Parameter(torch.empty(rows, cfg.d_model))
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw ``W_E`` anew; a token's row counts as a vector of d_model entries."""
+        fan_in = self.cfg.d_model if self.cfg.d_input is None else self.cfg.d_input
+        init_normal(self.W_E, self.cfg, fan_in, generator)
+
+    def forward(self, inputs: Tensor) -> Float[Tensor, "batch pos d_model"]:
+        """Rows of ``W_E`` for ids ``[batch, pos]``, a product for vectors ``[batch, pos, d_input]``."""
+        return F.embedding(inputs, self.W_E) if self.cfg.d_input is None else inputs @ self.W_E
+
+
+class Unembed(nn.Module):
+    """The residual stream to outputs, by ``W_U`` and ``b_U``."""
+
+    def __init__(self, cfg: TransformerConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab_out))
+        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab_out))
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw ``W_U`` anew; ``b_U`` is zero."""
+        fan_in = self.cfg.d_vocab_out if self.cfg.init_mode == "nanda" else self.cfg.d_model
+        init_normal(self.W_U, self.cfg, fan_in, generator)
+        nn.init.zeros_(self.b_U)
+
+    def forward(self, resid: Float[Tensor, "*at d_model"]) -> Float[Tensor, "*at d_vocab_out"]:
+        """Outputs at each position."""
+        return affine(resid, self.W_U, self.b_U)
+
+
+class TiedUnembed(nn.Module):
+    """A readout by the transposed embedding (Press & Wolf 2017); only ``b_U`` is its own."""
+
+    def __init__(self, cfg: TransformerConfig, embed: Embed) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self._embed = (embed,)  # in a tuple, so that it is not registered a second time
+        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab_out))
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab_out"]:
+        """The transposed embedding."""
+        return self._embed[0].W_E.mT
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """``b_U`` is zero."""
+        nn.init.zeros_(self.b_U)
+
+    def forward(self, resid: Float[Tensor, "*at d_model"]) -> Float[Tensor, "*at d_vocab_out"]:
+        """Outputs at each position."""
+        return affine(resid, self.W_U, self.b_U)

@@ -1,0 +1,83 @@
+"""How a network knows where a token stands: added to the stream, or inside attention.
+
+Learned and sinusoidal positions (Vaswani et al. 2017) add a vector to the stream. Rotary
+positions (Su et al. 2021) turn queries and keys; ALiBi (Press et al. 2022) lowers a score by
+the distance.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mechinterp.models.config import TransformerConfig
+from mechinterp.models.linear import init_normal
+
+
+def sinusoidal_table(n_ctx: int, d_model: int) -> Float[Tensor, "n_ctx d_model"]:
+    """Sines in the even columns and cosines in the odd ones, wavelengths 2 pi to 20,000 pi."""
+    rates = torch.exp(torch.arange(0, d_model, 2) * (-math.log(10000.0) / d_model))
+    angles = torch.arange(n_ctx)[:, None] * rates
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
+
+
+class PosEmbed(nn.Module):
+    """The table of position vectors: trained (``"standard"``) or fixed (``"sinusoidal"``)."""
+
+    def __init__(self, cfg: TransformerConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        if cfg.positional_embedding_type == "standard":
+            self.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model))
+        else:
+            table = sinusoidal_table(cfg.n_ctx, cfg.d_model)
+            self.register_buffer("W_pos", table, persistent=False)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw a trained table anew."""
+        if isinstance(self.W_pos, nn.Parameter):
+            init_normal(self.W_pos, self.cfg, self.cfg.d_model, generator)
+
+    def forward(self, positions: Int[Tensor, "... pos"]) -> Float[Tensor, "... pos d_model"]:
+        """Vectors of the given positions."""
+        return self.W_pos[positions]
+
+
+class Rotary(nn.Module):
+    """Turns pairs of a head's dimensions by an angle proportional to the position."""
+
+    def __init__(self, cfg: TransformerConfig) -> None:
+        super().__init__()
+        assert cfg.rotary_dim is not None
+        self.dim, self.adjacent = cfg.rotary_dim, cfg.rotary_adjacent_pairs
+        rates = cfg.rotary_base ** (-torch.arange(self.dim // 2) / (self.dim / 2))
+        angles = torch.arange(cfg.n_ctx)[:, None] * rates
+        repeat = angles.repeat_interleave(2, -1) if self.adjacent else angles.repeat(1, 2)
+        self.register_buffer("cos", repeat.cos(), persistent=False)
+        self.register_buffer("sin", repeat.sin(), persistent=False)
+
+    def forward(
+        self, x: Float[Tensor, "... pos head d_head"], positions: Int[Tensor, "... pos"]
+    ) -> Float[Tensor, "... pos head d_head"]:
+        """Turn queries or keys that stand at the given positions."""
+        turning, rest = x[..., : self.dim], x[..., self.dim :]
+        if self.adjacent:
+            even, odd = turning[..., ::2], turning[..., 1::2]
+            quarter_turn = torch.stack((-odd, even), dim=-1).flatten(-2)
+        else:
+            first, second = turning.chunk(2, dim=-1)
+            quarter_turn = torch.cat((-second, first), dim=-1)
+        cos, sin = self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)
+        return torch.cat((turning * cos + quarter_turn * sin, rest), dim=-1)
+
+
+def alibi_bias(
+    n_heads: int, queries: Int[Tensor, "... query"], keys: Int[Tensor, " key"]
+) -> Float[Tensor, "... head query key"]:
+    """What ALiBi adds to the scores: minus the distance times a slope for each head."""
+    slopes = 2.0 ** (-8 / n_heads * torch.arange(1, n_heads + 1, device=keys.device))
+    distance = (queries[..., :, None] - keys).abs()
+    return -slopes[:, None, None] * distance.unsqueeze(-3)

@@ -1,0 +1,294 @@
+"""``HookedTransformer``: every activation passes a live hook point with TransformerLens's name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mechinterp.hooks import ActivationCache, HookedRootModule, HookPoint, is_hooked
+from mechinterp.models.attention import Attention, View
+from mechinterp.models.config import TransformerConfig
+from mechinterp.models.distinct import Distinct, attend, distinct_pairs
+from mechinterp.models.embedding import Embed, TiedUnembed, Unembed
+from mechinterp.models.mlp import MLP
+from mechinterp.models.normalisation import normalisation
+from mechinterp.models.positions import PosEmbed
+from mechinterp.models.weights import WeightViews
+
+Read = Sequence[int] | Int[Tensor, "*batch read"]
+
+
+class Block(nn.Module):
+    """Attention, then the MLP, each added to the residual stream."""
+
+    hook_out_is_single_residual_stream = True
+    """TransformerLens 4's tools ask this before they patch a block's output."""
+
+    def __init__(self, cfg: TransformerConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.ln1, self.attn = normalisation(cfg), Attention(cfg)
+        self.dropout = nn.Dropout(cfg.dropout)
+        for name in ("resid_pre", "attn_out", "resid_post"):
+            setattr(self, f"hook_{name}", HookPoint())
+        if not cfg.attn_only:
+            self.ln2, self.mlp = normalisation(cfg), MLP(cfg)
+            for name in ("resid_mid", "mlp_in", "mlp_out"):
+                setattr(self, f"hook_{name}", HookPoint())
+
+    def forward(
+        self, resid_pre: Float[Tensor, "batch key d_model"], view: View
+    ) -> Float[Tensor, "batch query d_model"]:
+        """The stream after this block, at the view's asking positions."""
+        resid_pre = self.hook_resid_pre(resid_pre)
+        asking = resid_pre
+        if view.queries.shape[-1] < resid_pre.shape[1]:
+            asking = select(resid_pre, view.queries)
+        q_in, k_in, v_in = self._attention_inputs(asking, resid_pre)
+        attn_out = self.attn(self.ln1(q_in), self.ln1(k_in), self.ln1(v_in), view)
+        return self.add(asking, attn_out)
+
+    def forward_distinct(
+        self, table: Float[Tensor, "pair d_model"], distinct: Distinct, view: View
+    ) -> Float[Tensor, "batch query d_model"]:
+        """As ``forward`` for the first block, from the distinct pairs' residual vectors."""
+        attn_out = attend(self.attn, self.ln1(table), distinct, view)
+        return self.add(distinct.asking_rows_of(table), attn_out)
+
+    def add(self, resid: Tensor, attn_out: Tensor) -> Float[Tensor, "batch query d_model"]:
+        """Add the attention's output, then the MLP's, to the stream."""
+        resid = resid + self.hook_attn_out(self.dropout(attn_out))
+        if not self.cfg.attn_only:
+            resid = self.hook_resid_mid(resid)
+            mlp_in = self.hook_mlp_in(resid.clone()) if self.cfg.use_hook_mlp_in else resid
+            resid = resid + self.hook_mlp_out(self.dropout(self.mlp(self.ln2(mlp_in))))
+        return self.hook_resid_post(resid)
+
+    def _attention_inputs(self, asking: Tensor, resid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The stream that queries, keys and values read; a copy a head where the config says."""
+        if not (self.cfg.use_split_qkv_input or self.cfg.use_attn_in):
+            return asking, resid, resid
+        q, k, v = (
+            repeat(x, "b p d -> b p head d", head=self.cfg.n_heads) for x in (asking, resid, resid)
+        )
+        if self.cfg.use_attn_in:
+            k = v = self.attn.hook_attn_in(k)
+            q = k if asking is resid else q
+        if self.cfg.use_split_qkv_input:
+            q, k, v = self.attn.hook_q_input(q), self.attn.hook_k_input(k), self.attn.hook_v_input(v)
+        return q, k, v
+
+
+class HookedTransformer(WeightViews, HookedRootModule):
+    """A transformer made to be taken apart.
+
+    Weights have the names and shapes, and activations the hook names, of TransformerLens's
+    class of the same name (version 3), so its tools and notebooks carry over. Beyond it:
+    linear attention, sinusoidal and absent positions, dropout, real-valued inputs and outputs,
+    and outputs at chosen positions only.
+
+    While no hook is attached it computes less, to the same numbers up to rounding: the last
+    block asks only at the positions read, and the first computes each distinct (token,
+    position) pair once.
+
+    Args:
+        cfg: what to build; ``cfg.seed`` fixes the initial weights.
+    """
+
+    def __init__(self, cfg: TransformerConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.tokenizer = None
+        self.embed, self.hook_embed = Embed(cfg), HookPoint()
+        if cfg.positional_embedding_type in ("standard", "sinusoidal"):
+            self.pos_embed, self.hook_pos_embed = PosEmbed(cfg), HookPoint()
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
+        self.ln_final = normalisation(cfg)
+        self.unembed = TiedUnembed(cfg, self.embed) if cfg.tie_embeddings else Unembed(cfg)
+        self.reset_parameters(torch.Generator().manual_seed(cfg.seed))
+        for name, parameter in self.named_parameters():
+            if name.rsplit(".", 1)[-1].startswith("b_"):
+                parameter.requires_grad_(cfg.use_biases)
+        self.to(device=cfg.device, dtype=cfg.dtype)
+        self.setup()
+        self._parts = tuple(self.modules())
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all weights anew, in the order of the modules."""
+        for module in self.modules():
+            if module is not self and hasattr(module, "reset_parameters"):
+                module.reset_parameters(generator)
+
+    def forward(
+        self,
+        input: Tensor,
+        return_type: Literal["logits", "loss", "both"] | None = "logits",
+        *,
+        read: Read | None = None,
+        attention_mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        loss_per_token: bool = False,
+    ) -> Any:
+        """Run the network.
+
+        Args:
+            input: token ids ``[batch, pos]``, or vectors ``[batch, pos, d_input]``; with
+                ``start_at_layer`` the residual stream ``[batch, pos, d_model]``.
+            return_type: ``"logits"``; ``"loss"``, of the next token; ``"both"``; or ``None``.
+            read: positions whose outputs are wanted, for all examples ``[read]`` or for each
+                ``[batch, read]``; negative ones count from the end. ``None``: all positions.
+            attention_mask: true (or 1) at real tokens; padding is never attended to.
+            start_at_layer: take ``input`` as the stream entering this block.
+            stop_at_layer: return the stream entering this block; negative counts from the end.
+            loss_per_token: keep the loss of each position, ``[batch, pos - 1]``.
+
+        Returns:
+            Outputs ``[batch, read, d_vocab_out]``, a loss, both, ``None``, or with
+            ``stop_at_layer`` a residual stream.
+
+        Raises:
+            ValueError, TypeError: input that this network cannot take.
+        """
+        first = 0 if start_at_layer is None else range(self.cfg.n_layers)[start_at_layer]
+        last = self._stop(stop_at_layer)
+        self._check(input, embedded=start_at_layer is not None)
+        n_pos = input.shape[1]
+        everywhere = torch.arange(n_pos, device=input.device)
+        wanted = everywhere if read is None else _positions(read, input)
+        mask = None if attention_mask is None else attention_mask.bool()
+        causal = self.cfg.attention_dir == "causal"
+
+        hooked = is_hooked(self._parts)
+        # With hooks attached, or a stream to return, every activation must exist in full.
+        narrow = not hooked and stop_at_layer is None and read is not None
+        full_view = View.of(everywhere, n_pos, causal, mask)
+        last_view = View.of(wanted, n_pos, causal, mask) if narrow else full_view
+
+        resid = input if start_at_layer is not None else None
+        if resid is None and not hooked and first < last and not self._drops() and self.cfg.d_input is None:
+            view = last_view if last == 1 else full_view
+            distinct = distinct_pairs(input, view.queries)
+            if distinct.pays:
+                resid = self.blocks[0].forward_distinct(self._pair_table(distinct), distinct, view)
+                first = 1
+        if resid is None:
+            resid = self._embed(input, everywhere)
+        for layer in range(first, last):
+            resid = self.blocks[layer](resid, last_view if layer == self.cfg.n_layers - 1 else full_view)
+        if stop_at_layer is not None:
+            return resid
+        if read is not None and not narrow:
+            resid = select(self.ln_final(resid), wanted)
+        else:
+            resid = self.ln_final(resid)
+        if return_type is None:
+            return None
+        logits = self.unembed(resid)
+        if return_type == "logits":
+            return logits
+        loss = self._next_token_loss(logits, input, read, loss_per_token)
+        return loss if return_type == "loss" else (logits, loss)
+
+    def run_with_cache(self, *inputs: Any, return_cache_object: bool = True, **kwargs: Any) -> Any:
+        """As ``HookedRootModule.run_with_cache``, with an ``ActivationCache`` for a cache."""
+        remove_batch_dim = kwargs.get("remove_batch_dim", False)
+        output, cache = super().run_with_cache(*inputs, **kwargs)
+        if not return_cache_object:
+            return output, cache
+        return output, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
+
+    def _drops(self) -> bool:
+        return self.training and self.cfg.dropout > 0
+
+    def _stop(self, stop_at_layer: int | None) -> int:
+        if stop_at_layer is None:
+            return self.cfg.n_layers
+        return range(self.cfg.n_layers + 1)[stop_at_layer] if stop_at_layer >= 0 else (
+            self.cfg.n_layers + stop_at_layer
+        )
+
+    def _embed(self, inputs: Tensor, positions: Tensor) -> Float[Tensor, "batch pos d_model"]:
+        resid = self.hook_embed(self.embed(inputs))
+        if hasattr(self, "pos_embed"):
+            vectors = self.pos_embed(positions).expand(len(inputs), -1, -1)
+            resid = resid + self.hook_pos_embed(vectors)
+        return self.dropout(resid)
+
+    def _pair_table(self, distinct: Distinct) -> Float[Tensor, "pair d_model"]:
+        table = self.embed(distinct.tokens)
+        return table + self.pos_embed(distinct.positions) if hasattr(self, "pos_embed") else table
+
+    def _next_token_loss(
+        self, logits: Tensor, tokens: Tensor, read: Read | None, per_token: bool
+    ) -> Tensor:
+        if self.cfg.readout != "tokens" or read is not None or self.cfg.d_input is not None:
+            raise ValueError(
+                f"expected outputs of tokens at every position for a next-token loss, got readout="
+                f"{self.cfg.readout!r}, read={read}; compute the loss from the outputs instead"
+            )
+        losses = F.cross_entropy(logits[:, :-1].mT, tokens[:, 1:], reduction="none")
+        return losses if per_token else losses.mean()
+
+    def _check(self, inputs: Tensor, embedded: bool) -> None:
+        cfg = self.cfg
+        width = cfg.d_model if embedded else cfg.d_input
+        if width is None:
+            if inputs.dtype not in (torch.int64, torch.int32) or inputs.ndim != 2:
+                raise TypeError(
+                    f"expected token ids, int64 [batch, pos], got {inputs.dtype} "
+                    f"{tuple(inputs.shape)}; convert them with .long(), or set d_input for vectors"
+                )
+            if inputs.numel() and (int(inputs.min()) < 0 or int(inputs.max()) >= cfg.d_vocab):
+                raise ValueError(
+                    f"expected token ids in [0, {cfg.d_vocab}), got {int(inputs.min())} to "
+                    f"{int(inputs.max())}; check the encoding, or raise d_vocab"
+                )
+        elif inputs.ndim != 3 or inputs.shape[-1] != width or not inputs.is_floating_point():
+            raise TypeError(
+                f"expected real vectors [batch, pos, {width}], got {inputs.dtype} "
+                f"{tuple(inputs.shape)}; give floats of that width"
+            )
+        if not 0 < inputs.shape[1] <= cfg.n_ctx:
+            raise ValueError(
+                f"expected 1 to n_ctx={cfg.n_ctx} positions, got {inputs.shape[1]}; shorten the "
+                "input, or build the network with a larger n_ctx"
+            )
+
+
+def select(
+    x: Float[Tensor, "batch pos d"], positions: Int[Tensor, "*batch read"]
+) -> Float[Tensor, "batch read d"]:
+    """The vectors at the given positions, the same for all examples or one list for each."""
+    if positions.ndim == 1:
+        return x[:, positions]
+    return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def _positions(read: Read, inputs: Tensor) -> Int[Tensor, "*batch read"]:
+    """Check positions and make them non-negative."""
+    n_pos = inputs.shape[1]
+    at = torch.as_tensor(read, device=inputs.device)
+    if at.is_floating_point() or at.ndim not in (1, 2) or at.numel() == 0:
+        raise ValueError(
+            f"expected positions to read as integers [read] or [batch, read], got {at.dtype} "
+            f"{tuple(at.shape)}; for the last position give read=(-1,)"
+        )
+    if at.ndim == 2 and len(at) != len(inputs):
+        raise ValueError(
+            f"expected a list of positions for each of {len(inputs)} examples, got {len(at)}; "
+            "give [batch, read], or one list [read] for all"
+        )
+    if int(at.min()) < -n_pos or int(at.max()) >= n_pos:
+        raise ValueError(
+            f"expected positions in [{-n_pos}, {n_pos}), got {int(at.min())} to {int(at.max())}; "
+            "read positions that the input has"
+        )
+    return at.long() % n_pos

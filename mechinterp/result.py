@@ -1,0 +1,209 @@
+"""What an analysis returns, and what a study concludes.
+
+A ``Result`` is a value that cannot be separated from its baseline, its control and where it
+came from. A ``Claim`` is one sentence with a verdict. Both are frozen, print themselves whole
+and are plain JSON on disk.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+Number = float | int | None
+Interval = tuple[float, float] | None
+Verdict = Literal["holds", "fails", "untested"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A measured value with named axes, beside what it is to be compared with.
+
+    Args:
+        name: which analysis, such as ``"key_frequencies"``; it also picks the figure.
+        values: the measurement; dims such as layer, head, position, frequency, step. Its
+            ``attrs["units"]`` names the unit.
+        trivial: the same measure for the best constant answer or the intact network.
+        control: the same measure under the null, of the same dims or without some of them.
+        control_kind: which null: shuffled labels, random frequencies, untrained network, ...
+        interval: a 95 % interval (low, high) of the headline number, where there is one.
+        provenance: model, seed, split, n and whatever else says where the value came from.
+        extra: further arrays that the figure draws.
+    """
+
+    name: str
+    values: xr.DataArray
+    trivial: float | None = None
+    control: xr.DataArray | None = None
+    control_kind: str = ""
+    interval: Interval = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, xr.DataArray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.control is not None and not self.control_kind:
+            raise ValueError(
+                f"expected {self.name} to say which null its control is, got an empty control_kind; "
+                'give it, for example "untrained network"'
+            )
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}  {dict(self.values.sizes)}  {self.values.attrs.get('units', '')}"]
+        lines += [f"  value    {_summary(self.values)}"]
+        lines += [f"  trivial  {_number(self.trivial)}"]
+        control = "none" if self.control is None else f"{_summary(self.control)}  ({self.control_kind})"
+        lines += [f"  control  {control}", f"  interval {_interval(self.interval)}"]
+        lines += ["  from     " + ", ".join(f"{k} {v}" for k, v in self.provenance.items())]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        figure = self.figure().to_html(full_html=False, include_plotlyjs=True)
+        return f"{figure}<pre>{self}</pre>"
+
+    def figure(self) -> Any:
+        """A plotly figure of this result."""
+        # Figures know results, not the other way round: looked up by name, and only when asked.
+        return importlib.import_module("mechinterp.figures").draw(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole result as plain JSON values."""
+        return {
+            "name": self.name,
+            "values": _array_to_json(self.values),
+            "trivial": self.trivial,
+            "control": None if self.control is None else _array_to_json(self.control),
+            "control_kind": self.control_kind,
+            "interval": self.interval,
+            "provenance": dict(self.provenance),
+            "extra": {key: _array_to_json(array) for key, array in self.extra.items()},
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Result:
+        """A result from ``to_json``'s record."""
+        parts = dict(record)
+        parts["values"] = xr.DataArray.from_dict(parts["values"])
+        if parts["control"] is not None:
+            parts["control"] = xr.DataArray.from_dict(parts["control"])
+        parts["interval"] = None if parts["interval"] is None else tuple(parts["interval"])
+        parts["extra"] = {key: xr.DataArray.from_dict(a) for key, a in parts["extra"].items()}
+        return cls(**parts)
+
+    def save(self, path: str | Path) -> None:
+        """Write the result as JSON."""
+        Path(path).write_text(json.dumps(self.to_json()))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Read a result that ``save`` wrote."""
+        return cls.from_json(json.loads(Path(path).read_text()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One sentence about a network, measured.
+
+    Args:
+        id: its name in every study, such as ``"few_key_frequencies"``.
+        statement: the sentence, with the number that decides.
+        value: what was measured.
+        trivial: the same for the best constant answer or the intact network; ``None`` where
+            there is no such thing.
+        control: the same under the null.
+        control_kind: which null.
+        interval: a 95 % interval (low, high), of what ``interval_over`` says.
+        verdict: holds, fails, or untested because the network did not learn its task.
+        source: who said it: paper and section.
+    """
+
+    id: str
+    statement: str
+    value: Number
+    trivial: Number = None
+    control: Number = None
+    control_kind: str = ""
+    interval: Interval = None
+    interval_over: str = ""
+    verdict: Verdict = "untested"
+    source: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The claim as plain JSON values; numbers that are not finite become null."""
+        record = asdict(self)
+        for key in ("value", "trivial", "control"):
+            record[key] = _finite(record[key])
+        if self.interval is not None:
+            record["interval"] = [_finite(bound) for bound in self.interval]
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Claim:
+        """A claim from ``to_json``'s record."""
+        interval = record.get("interval")
+        return cls(**{**record, "interval": None if interval is None else tuple(interval)})
+
+    def __str__(self) -> str:
+        parts = [f"{self.verdict.upper():9}{self.id}: {self.statement}", f"value {_number(self.value)}"]
+        if self.trivial is not None:
+            parts.append(f"trivial {_number(self.trivial)}")
+        if self.control is not None:
+            parts.append(f"control {_number(self.control)} ({self.control_kind})")
+        if self.interval is not None:
+            parts.append(f"interval {_interval(self.interval)} over {self.interval_over}")
+        return "; ".join(parts)
+
+
+def verdict(holds: bool, learned: bool) -> Verdict:
+    """A claim is only tested on a network that learned its task."""
+    return "untested" if not learned else "holds" if holds else "fails"
+
+
+def claims_table(claims: Iterable[Claim]) -> str:
+    """The claims as a table in Markdown."""
+    rows = ["| claim | verdict | value | trivial | control | 95 % interval |", "|---|---|---|---|---|---|"]
+    for claim in claims:
+        control = _number(claim.control) + (f" ({claim.control_kind})" if claim.control_kind else "")
+        interval = _interval(claim.interval) + (f" ({claim.interval_over})" if claim.interval else "")
+        rows.append(
+            f"| `{claim.id}`: {claim.statement} | **{claim.verdict}** | {_number(claim.value)} "
+            f"| {_number(claim.trivial)} | {control} | {interval} |"
+        )
+    return "\n".join(rows)
+
+
+def _array_to_json(array: xr.DataArray) -> dict[str, Any]:
+    return array.to_dict()
+
+
+def _finite(value: Number) -> Number:
+    return value if value is None or math.isfinite(value) else None
+
+
+def _number(value: Number) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, int) or float(value).is_integer() and abs(value) < 1e6:
+        return str(int(value))
+    return f"{value:.4g}"
+
+
+def _interval(interval: Interval) -> str:
+    return "–" if interval is None else f"[{_number(interval[0])}, {_number(interval[1])}]"
+
+
+def _summary(array: xr.DataArray) -> str:
+    numbers = np.asarray(array.values, dtype=float)
+    if numbers.size == 1:
+        return _number(numbers.item())
+    return (
+        f"mean {_number(float(numbers.mean()))}, min {_number(float(numbers.min()))}, "
+        f"max {_number(float(numbers.max()))}"
+    )

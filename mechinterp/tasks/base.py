@@ -1,0 +1,120 @@
+"""What is to be learned: a task samples batches and knows its loss, its score and the trivial score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Examples and everything that is known about them.
+
+    Args:
+        inputs: what the network takes, ``[batch, pos]`` ids or ``[batch, pos, d_input]`` vectors.
+        targets: what it should answer at the positions read, ``[batch, read]``.
+        read: the positions read, as ``HookedTransformer.forward`` takes them.
+        mask: True at real tokens, ``[batch, pos]``; ``None`` without padding.
+        variables: named ground truths, each ``[batch]`` or ``[batch, pos]`` and more.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    read: tuple[int, ...] | Tensor
+    mask: Tensor | None = None
+    variables: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, rows: Tensor | slice) -> Batch:
+        """The examples of the given rows."""
+        per_row = isinstance(self.read, Tensor) and self.read.ndim == 2
+        return replace(
+            self,
+            inputs=self.inputs[rows],
+            targets=self.targets[rows],
+            read=self.read[rows] if per_row else self.read,
+            mask=None if self.mask is None else self.mask[rows],
+            variables={name: value[rows] for name, value in self.variables.items()},
+        )
+
+    def to(self, device: str | torch.device) -> Batch:
+        """The same examples on another device."""
+        return replace(
+            self,
+            inputs=self.inputs.to(device),
+            targets=self.targets.to(device),
+            read=self.read.to(device) if isinstance(self.read, Tensor) else self.read,
+            mask=None if self.mask is None else self.mask.to(device),
+            variables={name: value.to(device) for name, value in self.variables.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The base of all tasks: frozen, so that its fields say all that can differ.
+
+    A subclass has a ``name``, a ``dataset`` and a ``trivial``; loss and score are those of
+    classification unless it says otherwise.
+    """
+
+    name: ClassVar[str]
+    learned_at: ClassVar[float]
+    """The score from which a network counts as having learned the task."""
+
+    seed: int = 0
+    """Seed of the split and of sampling."""
+
+    def dataset(self, split: Split) -> Batch:
+        """All examples of a split, in a fixed order."""
+        raise NotImplementedError(f"{type(self).__name__} has no dataset; it samples")
+
+    @property
+    def trivial(self) -> float:
+        """The score of the best constant answer."""
+        raise NotImplementedError
+
+    def outputs(self, model: Callable, batch: Batch) -> Tensor:
+        """What the model answers at the positions read, ``[batch, read, out]``."""
+        extra = {} if batch.mask is None else {"attention_mask": batch.mask}
+        return model(batch.inputs, read=batch.read, **extra)
+
+    def loss(
+        self, outputs: Float[Tensor, "batch read out"], batch: Batch, dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, ""]:
+        """Mean cross-entropy in nats, computed in ``dtype``."""
+        return cross_entropy(outputs.flatten(0, 1), batch.targets.flatten(), dtype)
+
+    @torch.no_grad()
+    def score(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> float:
+        """The share of right answers, 0 to 1."""
+        return (outputs.argmax(-1) == batch.targets).double().mean().item()
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values, with the task's name."""
+        return {"task": self.name, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """A task from ``to_json``'s record."""
+        return cls(**{key: value for key, value in record.items() if key != "task"})
+
+
+def cross_entropy(
+    logits: Float[Tensor, "row class"], targets: Int[Tensor, " row"], dtype: torch.dtype
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy in nats; ``torch.float64`` keeps losses far below 1e-7 apart.
+
+    In float32 a loss under about 1e-7 rounds to zero or to a multiple of the rounding error,
+    and its gradient with it, which stops grokking or throws the weights about ("slingshots",
+    Thilak et al. 2022; Prieto et al. 2025).
+    """
+    return torch.nn.functional.cross_entropy(logits.to(dtype), targets)

@@ -1,0 +1,6 @@
+"""From a task and a recipe to a trained network."""
+
+from mechinterp.training.fit import Diverged, Fit, History, fit
+from mechinterp.training.recipe import Recipe
+
+__all__ = ["Diverged", "Fit", "History", "Recipe", "fit"]

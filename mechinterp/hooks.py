@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import importlib
+import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +45,7 @@ __all__ = [
     "run_with_cache",
     "scale",
     "steer",
+    "transformer_lens_3",
     "zero",
 ]
 
@@ -57,9 +60,27 @@ _AXES = (
     | dict.fromkeys(("hook_v_input", "hook_attn_in"), _HEAD_STREAM)
     | dict.fromkeys(("hook_attn_scores", "hook_pattern"), _SCORES)
     | dict.fromkeys(("hook_pre", "hook_post"), _NEURONS)
+    | {"hook_out": ("batch", "position", "output")}
 )
 
 Index = int | slice | Sequence[int] | Tensor
+
+
+def transformer_lens_3() -> tuple[Any, Any]:
+    """TransformerLens 3's ``HookedTransformer`` and its config class, imported when asked for.
+
+    Raises:
+        ImportError: the installed TransformerLens is of version 4, which removed them.
+    """
+    version = importlib.metadata.version("transformer-lens")
+    if int(version.split(".")[0]) >= 4:
+        raise ImportError(
+            f"expected transformer-lens>=3.9,<4, which has a HookedTransformer class, got {version}; "
+            "install transformer-lens==3.9.0 in an environment of its own, or stay with "
+            "mechinterp.models.HookedTransformer, on which TransformerLens's tools run"
+        )
+    module = importlib.import_module("transformer_lens")
+    return module.HookedTransformer, module.HookedTransformerConfig
 
 
 def axes_of(hook_name: str) -> tuple[str, ...]:

@@ -127,6 +127,9 @@ class TransformerConfig(TransformerLensConfig):
         _need(self.n_key_value_heads in (None, self.n_heads),
               f"n_key_value_heads None, got {self.n_key_value_heads}",
               "grouped-query attention is not built")
+        _need(not self.gated_mlp and self.num_experts is None,
+              f"a plain MLP, got gated_mlp={self.gated_mlp}, num_experts={self.num_experts}",
+              "neither gates nor experts are built")
         if self.tie_embeddings:
             _need(self.d_input is None and self.d_vocab_out == self.d_vocab,
                   f"d_vocab_out equal to d_vocab for tied embeddings, got {self.d_vocab_out} and "

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mechinterp.hooks import HookPoint
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.linear import affine, init_normal
 
@@ -38,6 +39,7 @@ class Unembed(nn.Module):
         self.cfg = cfg
         self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab_out))
         self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab_out))
+        self.hook_in, self.hook_out = HookPoint(), HookPoint()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw ``W_U`` anew; ``b_U`` is zero."""
@@ -47,7 +49,7 @@ class Unembed(nn.Module):
 
     def forward(self, resid: Float[Tensor, "*at d_model"]) -> Float[Tensor, "*at d_vocab_out"]:
         """Outputs at each position."""
-        return affine(resid, self.W_U, self.b_U)
+        return self.hook_out(affine(self.hook_in(resid), self.W_U, self.b_U))
 
 
 class TiedUnembed(nn.Module):
@@ -58,6 +60,7 @@ class TiedUnembed(nn.Module):
         self.cfg = cfg
         self._embed = (embed,)  # in a tuple, so that it is not registered a second time
         self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab_out))
+        self.hook_in, self.hook_out = HookPoint(), HookPoint()
 
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab_out"]:
@@ -70,4 +73,4 @@ class TiedUnembed(nn.Module):
 
     def forward(self, resid: Float[Tensor, "*at d_model"]) -> Float[Tensor, "*at d_vocab_out"]:
         """Outputs at each position."""
-        return affine(resid, self.W_U, self.b_U)
+        return self.hook_out(affine(self.hook_in(resid), self.W_U, self.b_U))

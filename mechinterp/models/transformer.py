@@ -185,13 +185,12 @@ class HookedTransformer(WeightViews, HookedRootModule):
             resid = self.blocks[layer](resid, last_view if layer == self.cfg.n_layers - 1 else full_view)
         if stop_at_layer is not None:
             return resid
-        if read is not None and not narrow:
-            resid = select(self.ln_final(resid), wanted)
-        else:
-            resid = self.ln_final(resid)
+        resid = self.ln_final(resid)
         if return_type is None:
             return None
         logits = self.unembed(resid)
+        if read is not None and not narrow:
+            logits = select(logits, wanted)
         if return_type == "logits":
             return logits
         loss = self._next_token_loss(logits, input, read, loss_per_token)

@@ -83,9 +83,14 @@ def transformer_lens_3() -> tuple[Any, Any]:
     return module.HookedTransformer, module.HookedTransformerConfig
 
 
-def axes_of(hook_name: str) -> tuple[str, ...]:
-    """The axis names of a hook point's tensor, read off the last part of its name."""
-    return _AXES.get(hook_name.rsplit(".", 1)[-1], _STREAM)
+def axes_of(hook_name: str, ndim: int | None = None) -> tuple[str, ...]:
+    """The axis names of a hook point's tensor, read off the last part of its name.
+
+    The normalisation before attention has an axis of heads if each head has its own input;
+    the number of axes, ``ndim``, tells.
+    """
+    axes = _AXES.get(hook_name.rsplit(".", 1)[-1], _STREAM)
+    return _HEAD_STREAM if axes == _STREAM and ndim == 4 else axes
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class Site:
         Raises:
             ValueError: an axis that the hook lacks, or an index outside the tensor.
         """
-        axes, wanted = axes_of(hook_name), dict(self.index)
+        axes, wanted = axes_of(hook_name, len(shape)), dict(self.index)
         for axis in wanted:
             if axis not in axes:
                 raise ValueError(
@@ -140,13 +145,19 @@ class Site:
     def _part(self, value: Index | None, axis: str, size: int) -> slice | Tensor:
         if value is None:
             return slice(None)
-        if isinstance(value, slice):
-            return value
-        entries = torch.as_tensor(value).reshape(-1)
+        entries = torch.as_tensor(list(range(size)[value]) if isinstance(value, slice) else value).reshape(-1)
         if entries.dtype == torch.bool:
+            if len(entries) != size:
+                raise ValueError(
+                    f"expected a mask of {size} entries along {axis!r} at {self}, got {len(entries)}; "
+                    "give one for each, or give indices"
+                )
             entries = entries.nonzero().squeeze(-1)
         if entries.numel() == 0:
-            raise ValueError(f"expected at least one index along {axis!r} at {self}, got none")
+            raise ValueError(
+                f"expected at least one index along {axis!r} at {self}, got none; the tensor has "
+                f"{size} entries there"
+            )
         if entries.min() < -size or entries.max() >= size:
             raise ValueError(
                 f"expected indices along {axis!r} within [-{size}, {size}) at {self}, got "
@@ -239,7 +250,8 @@ def steer(site: Site, direction: Tensor, amount: float = 1.0) -> Edit:
 
 def project_out(site: Site, directions: Tensor) -> Edit:
     """Remove the span of directions, shape ``[d]`` or ``[k, d]``, along the site's last axis."""
-    basis = torch.linalg.qr(torch.atleast_2d(directions).mT.double()).Q
+    _, sizes, rows = torch.linalg.svd(torch.atleast_2d(directions).double(), full_matrices=False)
+    basis = rows[sizes > 1e-6 * sizes.max()].mT  # directions that depend on each other count once
 
     def change(old: Tensor, _: str) -> Tensor:
         span = basis.to(old)
@@ -260,7 +272,7 @@ def is_hooked(modules: Iterable[torch.nn.Module]) -> bool:
 
 
 def resolve(model: HookedRootModule, site: Site) -> list[str]:
-    """The names of the model's hook points that a site covers, in order of execution.
+    """The names of the model's hook points that a site covers, in the order of its modules.
 
     Raises:
         ValueError: the site covers none; the message names the nearest hook points.
@@ -308,10 +320,13 @@ def run_with_cache(
 
     Raises:
         ValueError: as ``run``, or a pattern in ``names`` that matches nothing.
+        RuntimeError: as ``run``, or a pattern in ``names`` whose hook points were never reached.
     """
-    patterns = [names] if isinstance(names, str) else list(names)
-    wanted = {name for pattern in patterns for name in resolve(model, Site(pattern))}
-    output, kept = _run(model, inputs, forward, list(edits), wanted)
+    wanted = [resolve(model, Site(pattern)) for pattern in ([names] if isinstance(names, str) else names)]
+    output, kept = _run(model, inputs, forward, list(edits), set().union(*wanted))
+    for covered in wanted:
+        if kept.keys().isdisjoint(covered):
+            raise RuntimeError(_unreached("every name to be kept", covered[0], covered[0]))
     return output, ActivationCache(kept, model)
 
 
@@ -337,9 +352,13 @@ def _run(
         output = model(*inputs, **forward)
     if pending:
         order, name = min(pending)
-        raise RuntimeError(
-            f"expected every edit to act, but {edits[order]} never fired: the forward pass does "
-            f"not reach {name}; switch it on in the config (use_attn_result, use_split_qkv_input, "
-            "use_attn_in, use_hook_mlp_in) or choose another site"
-        )
+        raise RuntimeError(_unreached("every edit to act", str(edits[order]), name))
     return output, kept
+
+
+def _unreached(expected: str, got: str, name: str) -> str:
+    return (
+        f"expected {expected}, but {got} never fired: the forward pass does not reach {name}; "
+        "switch it on in the config (use_attn_result, use_split_qkv_input, use_attn_in, "
+        "use_hook_mlp_in) or choose another site"
+    )

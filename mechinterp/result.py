@@ -58,9 +58,9 @@ class Result:
     def __str__(self) -> str:
         lines = [f"{self.name}  {dict(self.values.sizes)}  {self.values.attrs.get('units', '')}"]
         lines += [f"  value    {_summary(self.values)}"]
-        lines += [f"  trivial  {_number(self.trivial)}"]
+        lines += [f"  trivial  {format_number(self.trivial)}"]
         control = "none" if self.control is None else f"{_summary(self.control)}  ({self.control_kind})"
-        lines += [f"  control  {control}", f"  interval {_interval(self.interval)}"]
+        lines += [f"  control  {control}", f"  interval {format_interval(self.interval)}"]
         lines += ["  from     " + ", ".join(f"{k} {v}" for k, v in self.provenance.items())]
         return "\n".join(lines)
 
@@ -77,13 +77,13 @@ class Result:
         """The whole result as plain JSON values."""
         return {
             "name": self.name,
-            "values": _array_to_json(self.values),
+            "values": _to_json(self.values),
             "trivial": self.trivial,
-            "control": None if self.control is None else _array_to_json(self.control),
+            "control": None if self.control is None else _to_json(self.control),
             "control_kind": self.control_kind,
             "interval": self.interval,
             "provenance": dict(self.provenance),
-            "extra": {key: _array_to_json(array) for key, array in self.extra.items()},
+            "extra": {key: _to_json(array) for key, array in self.extra.items()},
         }
 
     @classmethod
@@ -151,13 +151,13 @@ class Claim:
         return cls(**{**record, "interval": None if interval is None else tuple(interval)})
 
     def __str__(self) -> str:
-        parts = [f"{self.verdict.upper():9}{self.id}: {self.statement}", f"value {_number(self.value)}"]
+        parts = [f"{self.verdict.upper():9}{self.id}: {self.statement}", f"value {format_number(self.value)}"]
         if self.trivial is not None:
-            parts.append(f"trivial {_number(self.trivial)}")
+            parts.append(f"trivial {format_number(self.trivial)}")
         if self.control is not None:
-            parts.append(f"control {_number(self.control)} ({self.control_kind})")
+            parts.append(f"control {format_number(self.control)} ({self.control_kind})")
         if self.interval is not None:
-            parts.append(f"interval {_interval(self.interval)} over {self.interval_over}")
+            parts.append(f"interval {format_interval(self.interval)} over {self.interval_over}")
         return "; ".join(parts)
 
 
@@ -170,24 +170,27 @@ def claims_table(claims: Iterable[Claim]) -> str:
     """The claims as a table in Markdown."""
     rows = ["| claim | verdict | value | trivial | control | 95 % interval |", "|---|---|---|---|---|---|"]
     for claim in claims:
-        control = _number(claim.control) + (f" ({claim.control_kind})" if claim.control_kind else "")
-        interval = _interval(claim.interval) + (f" ({claim.interval_over})" if claim.interval else "")
+        control = format_number(claim.control) + (f" ({claim.control_kind})" if claim.control_kind else "")
+        interval = format_interval(claim.interval) + (f" ({claim.interval_over})" if claim.interval else "")
         rows.append(
-            f"| `{claim.id}`: {claim.statement} | **{claim.verdict}** | {_number(claim.value)} "
-            f"| {_number(claim.trivial)} | {control} | {interval} |"
+            f"| `{claim.id}`: {claim.statement} | **{claim.verdict}** | {format_number(claim.value)} "
+            f"| {format_number(claim.trivial)} | {control} | {interval} |"
         )
     return "\n".join(rows)
 
 
-def _array_to_json(array: xr.DataArray) -> dict[str, Any]:
-    return array.to_dict()
+def _to_json(array: xr.DataArray) -> dict[str, Any]:
+    record = array.to_dict()
+    record["attrs"] = dict(array.attrs)
+    return record
 
 
 def _finite(value: Number) -> Number:
     return value if value is None or math.isfinite(value) else None
 
 
-def _number(value: Number) -> str:
+def format_number(value: Number) -> str:
+    """A number to four digits, a dash for none."""
     if value is None:
         return "–"
     if isinstance(value, int) or float(value).is_integer() and abs(value) < 1e6:
@@ -195,15 +198,16 @@ def _number(value: Number) -> str:
     return f"{value:.4g}"
 
 
-def _interval(interval: Interval) -> str:
-    return "–" if interval is None else f"[{_number(interval[0])}, {_number(interval[1])}]"
+def format_interval(interval: Interval) -> str:
+    """An interval as ``[low, high]``, a dash for none."""
+    return "–" if interval is None else f"[{format_number(interval[0])}, {format_number(interval[1])}]"
 
 
 def _summary(array: xr.DataArray) -> str:
     numbers = np.asarray(array.values, dtype=float)
     if numbers.size == 1:
-        return _number(numbers.item())
+        return format_number(numbers.item())
     return (
-        f"mean {_number(float(numbers.mean()))}, min {_number(float(numbers.min()))}, "
-        f"max {_number(float(numbers.max()))}"
+        f"mean {format_number(float(numbers.mean()))}, min {format_number(float(numbers.min()))}, "
+        f"max {format_number(float(numbers.max()))}"
     )

@@ -1,0 +1,44 @@
+"""Pictures: a Result in, a plotly Figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import plotly.graph_objects as go
+
+from mechinterp.figures.frequencies import (
+    bars,
+    cluster_heatmaps,
+    neuron_map,
+    phase_map,
+    rings,
+    sufficiency_bars,
+)
+from mechinterp.figures.training import progress, training_curves
+from mechinterp.result import Result
+
+__all__ = ["draw"]
+
+_DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
+    "training_curves": training_curves,
+    "progress": progress,
+    "embedding_spectrum": bars,
+    "readout_spectrum": bars,
+    "logit_frequencies": bars,
+    "circles": rings,
+    "neuron_frequencies": neuron_map,
+    "neuron_clusters": cluster_heatmaps,
+    "sufficiency": sufficiency_bars,
+    "decay_and_fraction_phase": phase_map,
+}
+
+
+def draw(result: Result) -> go.Figure:
+    """The figure of a result, chosen by its name.
+
+    Raises:
+        ValueError: no figure is known for it.
+    """
+    if result.name not in _DRAWN_BY:
+        raise ValueError(f"expected a result of {sorted(_DRAWN_BY)}, got {result.name!r}; draw its values yourself")
+    return _DRAWN_BY[result.name](result)

@@ -20,7 +20,8 @@ class View:
     """Which positions ask, which answer, and which of them may meet.
 
     Args:
-        queries: positions that ask, ``[query]``, or ``[batch, query]`` if examples differ.
+        queries: positions that ask, ``[query]``, or ``[batch, query]`` if examples differ;
+            ``keys`` itself if all do, in order.
         keys: positions that answer, ``[key]``.
         allowed: ``[1 or batch, 1, query, key]``, or ``None`` if every pair may meet.
     """
@@ -33,15 +34,14 @@ class View:
     def of(
         cls,
         queries: Int[Tensor, "*batch query"],
-        n_keys: int,
+        keys: Int[Tensor, " key"],
         causal: bool,
         mask: Bool[Tensor, "batch key"] | None,
     ) -> View:
         """The view of a causal or bidirectional network whose ``mask`` is True at real tokens."""
-        keys = torch.arange(n_keys, device=queries.device)
         allowed = None
-        if causal and int(queries.min()) < n_keys - 1:
-            allowed = (keys <= queries[..., None]).reshape(-1, 1, queries.shape[-1], n_keys)
+        if causal and int(queries.min()) < len(keys) - 1:
+            allowed = (keys <= queries[..., None]).reshape(-1, 1, queries.shape[-1], len(keys))
         if mask is not None and not bool(mask.all()):
             real = mask[:, None, None, :].expand(-1, 1, queries.shape[-1], -1)
             allowed = real if allowed is None else allowed & real
@@ -116,7 +116,7 @@ class Attention(nn.Module):
         scores = rearrange(q, "b q h e -> b h q e") @ rearrange(k, "b k h e -> b h e k")
         scores = scores / self.attn_scale
         if self.cfg.positional_embedding_type == "alibi":
-            scores = scores + alibi_bias(self.cfg.n_heads, view.queries, view.keys)
+            scores = scores + alibi_bias(self.cfg.n_heads, view.queries, view.keys).to(scores.dtype)
         if view.allowed is not None:
             scores = scores.masked_fill(~view.allowed, self.masked)
         scores = self.hook_attn_scores(scores)

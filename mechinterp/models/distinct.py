@@ -49,8 +49,8 @@ class Distinct:
         codes, rows = code.unique(return_inverse=True)
         at = queries.expand(len(tokens), -1)
         asking, ask_rows = rows.gather(1, at).unique(return_inverse=True)
-        same = (rows == rows[0]).all(0).tolist()
-        lone = tuple(row if alike else None for row, alike in zip(rows[0].tolist(), same))
+        same = (rows == rows[:1]).all(0).tolist()
+        lone = tuple(row if alike else None for row, alike in zip(rows[:1].flatten().tolist(), same))
         return cls(codes // n_keys, codes % n_keys, rows, asking, ask_rows, lone)
 
     @property
@@ -58,7 +58,7 @@ class Distinct:
         """Whether the tables are smaller than what they stand for, keys and scores both."""
         places = self.rows.numel()
         table = len(self.asking) * len(self.tokens)
-        return 4 * len(self.tokens) <= places and table <= places * self.ask_rows.shape[1]
+        return 0 < 4 * len(self.tokens) <= places and table <= places * self.ask_rows.shape[1]
 
     def asking_rows_of(self, table: Float[Tensor, "pair d"]) -> Float[Tensor, "batch query d"]:
         """The vectors that stand where questions are asked."""
@@ -83,7 +83,7 @@ def attend(
         q, k = attn.rotary(q, ask_at), attn.rotary(k, distinct.positions)
     table = torch.einsum("qhe,khe->hqk", q, k) / attn.attn_scale
     if attn.cfg.positional_embedding_type == "alibi":
-        table = table + alibi_bias(attn.cfg.n_heads, ask_at, distinct.positions)
+        table = table + alibi_bias(attn.cfg.n_heads, ask_at, distinct.positions).to(table.dtype)
     # Batch last from here to the pattern: rows of a few keys each would waste the processor.
     cell = distinct.ask_rows.T[:, None] * len(k) + distinct.rows.T
     scores = table.flatten(1).index_select(1, cell.flatten()).unflatten(1, cell.shape)

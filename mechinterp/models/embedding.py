@@ -26,8 +26,8 @@ class Embed(nn.Module):
         fan_in = self.cfg.d_model if self.cfg.d_input is None else self.cfg.d_input
         init_normal(self.W_E, self.cfg, fan_in, generator)
 
-    def forward(self, inputs: Tensor) -> Float[Tensor, "batch pos d_model"]:
-        """Rows of ``W_E`` for ids ``[batch, pos]``, a product for vectors ``[batch, pos, d_input]``."""
+    def forward(self, inputs: Tensor) -> Float[Tensor, "*at d_model"]:
+        """Rows of ``W_E`` for ids ``[*at]``, a product for vectors ``[*at, d_input]``."""
         return F.embedding(inputs, self.W_E) if self.cfg.d_input is None else inputs @ self.W_E
 
 

@@ -33,4 +33,5 @@ def affine(
     x: Float[Tensor, "*at d_in"], weight: Float[Tensor, "d_in d_out"], bias: Float[Tensor, " d_out"]
 ) -> Float[Tensor, "*at d_out"]:
     """``x @ weight + bias`` in one fused product, forward and backward without a transposed copy."""
-    return torch.addmm(bias, x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
+    flat = torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight)
+    return flat.view(*x.shape[:-1], weight.shape[1])

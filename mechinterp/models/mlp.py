@@ -60,7 +60,7 @@ class MLP(nn.Module):
         """What the sublayer adds to the residual stream."""
         if self.cfg.act_fn == "relu" and not is_hooked((self.hook_pre, self.hook_post)):
             weights = (self.W_in, self.b_in, self.W_out, self.b_out)
-            return ReluMLP.apply(x.flatten(0, -2), *weights).unflatten(0, x.shape[:-1])
+            return ReluMLP.apply(x.reshape(-1, x.shape[-1]), *weights).view(x.shape)
         pre = self.hook_pre(affine(x, self.W_in, self.b_in))
         post = self.hook_post(self.act_fn(pre))
         return affine(post, self.W_out, self.b_out)
@@ -78,15 +78,19 @@ class ReluMLP(torch.autograd.Function):
         ctx: Any, x: Tensor, W_in: Tensor, b_in: Tensor, W_out: Tensor, b_out: Tensor
     ) -> Float[Tensor, "row d_model"]:
         post = torch.addmm(b_in, x, W_in).relu_()
-        ctx.save_for_backward(x, W_in, W_out, post)
+        ctx.save_for_backward(x, W_in, b_in, W_out, post)
         return torch.addmm(b_out, post, W_out)
 
     @staticmethod
     def backward(ctx: Any, grad: Float[Tensor, "row d_model"]) -> tuple[Tensor | None, ...]:
-        x, W_in, W_out, post = ctx.saved_tensors
+        x, W_in, b_in, W_out, post = ctx.saved_tensors
         needed = ctx.needs_input_grad
         hidden = grad @ W_out.mT
-        torch.ops.aten.threshold_backward.grad_input(hidden, post, 0, grad_input=hidden)
+        if torch.is_grad_enabled():  # for a second derivative, so nothing may be overwritten
+            post = torch.addmm(b_in, x, W_in).relu()
+            hidden = hidden * (post > 0)
+        else:
+            torch.ops.aten.threshold_backward.grad_input(hidden, post, 0, grad_input=hidden)
         return (
             hidden @ W_in.mT if needed[0] else None,
             x.mT @ hidden if needed[1] else None,

@@ -47,12 +47,12 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch query d_model"]:
         """The stream after this block, at the view's asking positions."""
         resid_pre = self.hook_resid_pre(resid_pre)
-        asking = resid_pre
-        if view.queries.shape[-1] < resid_pre.shape[1]:
-            asking = select(resid_pre, view.queries)
+        asking = resid_pre if view.queries is view.keys else select(resid_pre, view.queries)
         q_in, k_in, v_in = self._attention_inputs(asking, resid_pre)
-        attn_out = self.attn(self.ln1(q_in), self.ln1(k_in), self.ln1(v_in), view)
-        return self.add(asking, attn_out)
+        k = self.ln1(k_in)
+        v = k if v_in is k_in else self.ln1(v_in)
+        q = k if q_in is k_in else self.ln1(q_in)
+        return self.add(asking, self.attn(q, k, v, view))
 
     def forward_distinct(
         self, table: Float[Tensor, "pair d_model"], distinct: Distinct, view: View
@@ -72,16 +72,17 @@ class Block(nn.Module):
 
     def _attention_inputs(self, asking: Tensor, resid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The stream that queries, keys and values read; a copy a head where the config says."""
-        if not (self.cfg.use_split_qkv_input or self.cfg.use_attn_in):
+        split, attn = self.cfg.use_split_qkv_input, self.attn
+        if asking is not resid or not (split or self.cfg.use_attn_in):
             return asking, resid, resid
-        q, k, v = (
-            repeat(x, "b p d -> b p head d", head=self.cfg.n_heads) for x in (asking, resid, resid)
-        )
+        # A repeat is a view, and a hook may write in place: each gets memory of its own.
+        copies = repeat(resid, "b p d -> b p head d", head=self.cfg.n_heads)
         if self.cfg.use_attn_in:
-            k = v = self.attn.hook_attn_in(k)
-            q = k if asking is resid else q
-        if self.cfg.use_split_qkv_input:
-            q, k, v = self.attn.hook_q_input(q), self.attn.hook_k_input(k), self.attn.hook_v_input(v)
+            copies = attn.hook_attn_in(copies.clone())
+        if not split:
+            return copies, copies, copies
+        hooks = (attn.hook_q_input, attn.hook_k_input, attn.hook_v_input)
+        q, k, v = (hook(copies.clone()) for hook in hooks)
         return q, k, v
 
 
@@ -145,10 +146,12 @@ class HookedTransformer(WeightViews, HookedRootModule):
             return_type: ``"logits"``; ``"loss"``, of the next token; ``"both"``; or ``None``.
             read: positions whose outputs are wanted, for all examples ``[read]`` or for each
                 ``[batch, read]``; negative ones count from the end. ``None``: all positions.
-            attention_mask: true (or 1) at real tokens; padding is never attended to.
-            start_at_layer: take ``input`` as the stream entering this block.
-            stop_at_layer: return the stream entering this block; negative counts from the end.
-            loss_per_token: keep the loss of each position, ``[batch, pos - 1]``.
+            attention_mask: true (or 1) at real tokens; padding is never attended to, nor
+                does it count in the loss.
+            start_at_layer: take ``input`` as the stream entering this block; negative counts
+                from the end, and ``n_layers`` leaves only the readout.
+            stop_at_layer: return the stream entering this block, counted in the same way.
+            loss_per_token: keep the loss of each position, ``[batch, pos - 1]``, 0 at padding.
 
         Returns:
             Outputs ``[batch, read, d_vocab_out]``, a loss, both, ``None``, or with
@@ -157,20 +160,20 @@ class HookedTransformer(WeightViews, HookedRootModule):
         Raises:
             ValueError, TypeError: input that this network cannot take.
         """
-        first = 0 if start_at_layer is None else range(self.cfg.n_layers)[start_at_layer]
-        last = self._stop(stop_at_layer)
-        self._check(input, embedded=start_at_layer is not None)
+        first = 0 if start_at_layer is None else self._layer(start_at_layer, "start_at_layer")
+        last = self.cfg.n_layers if stop_at_layer is None else self._layer(stop_at_layer, "stop_at_layer")
+        self._check(input, attention_mask, embedded=start_at_layer is not None)
         n_pos = input.shape[1]
         everywhere = torch.arange(n_pos, device=input.device)
-        wanted = everywhere if read is None else _positions(read, input)
+        wanted = everywhere if read is None else _positions(read, input, everywhere)
         mask = None if attention_mask is None else attention_mask.bool()
         causal = self.cfg.attention_dir == "causal"
 
         hooked = is_hooked(self._parts)
         # With hooks attached, or a stream to return, every activation must exist in full.
-        narrow = not hooked and stop_at_layer is None and read is not None
-        full_view = View.of(everywhere, n_pos, causal, mask)
-        last_view = View.of(wanted, n_pos, causal, mask) if narrow else full_view
+        narrow = wanted is not everywhere and not hooked and stop_at_layer is None and first < last
+        full_view = View.of(everywhere, everywhere, causal, mask)
+        last_view = View.of(wanted, everywhere, causal, mask) if narrow else full_view
 
         resid = input if start_at_layer is not None else None
         if resid is None and not hooked and first < last and not self._drops() and self.cfg.d_input is None:
@@ -189,11 +192,11 @@ class HookedTransformer(WeightViews, HookedRootModule):
         if return_type is None:
             return None
         logits = self.unembed(resid)
-        if read is not None and not narrow:
+        if wanted is not everywhere and not narrow:
             logits = select(logits, wanted)
         if return_type == "logits":
             return logits
-        loss = self._next_token_loss(logits, input, read, loss_per_token)
+        loss = self._next_token_loss(logits, input, read, mask, loss_per_token)
         return loss if return_type == "loss" else (logits, loss)
 
     def run_with_cache(self, *inputs: Any, return_cache_object: bool = True, **kwargs: Any) -> Any:
@@ -207,17 +210,21 @@ class HookedTransformer(WeightViews, HookedRootModule):
     def _drops(self) -> bool:
         return self.training and self.cfg.dropout > 0
 
-    def _stop(self, stop_at_layer: int | None) -> int:
-        if stop_at_layer is None:
-            return self.cfg.n_layers
-        return range(self.cfg.n_layers + 1)[stop_at_layer] if stop_at_layer >= 0 else (
-            self.cfg.n_layers + stop_at_layer
-        )
+    def _layer(self, index: int, argument: str) -> int:
+        n_layers = self.cfg.n_layers
+        if not -n_layers <= index <= n_layers:
+            raise ValueError(
+                f"expected {argument} in [{-n_layers}, {n_layers}], got {index}; this network has "
+                f"{n_layers} blocks"
+            )
+        return index if index >= 0 else index + n_layers
 
     def _embed(self, inputs: Tensor, positions: Tensor) -> Float[Tensor, "batch pos d_model"]:
         resid = self.hook_embed(self.embed(inputs))
         if hasattr(self, "pos_embed"):
             vectors = self.pos_embed(positions).expand(len(inputs), -1, -1)
+            if is_hooked((self.hook_pos_embed,)):
+                vectors = vectors.clone()  # a hook may write in place, into one example
             resid = resid + self.hook_pos_embed(vectors)
         return self.dropout(resid)
 
@@ -226,17 +233,22 @@ class HookedTransformer(WeightViews, HookedRootModule):
         return table + self.pos_embed(distinct.positions) if hasattr(self, "pos_embed") else table
 
     def _next_token_loss(
-        self, logits: Tensor, tokens: Tensor, read: Read | None, per_token: bool
+        self, logits: Tensor, tokens: Tensor, read: Read | None, mask: Tensor | None, per_token: bool
     ) -> Tensor:
-        if self.cfg.readout != "tokens" or read is not None or self.cfg.d_input is not None:
+        if self.cfg.readout != "tokens" or read is not None or tokens.is_floating_point():
             raise ValueError(
-                f"expected outputs of tokens at every position for a next-token loss, got readout="
-                f"{self.cfg.readout!r}, read={read}; compute the loss from the outputs instead"
+                f"expected token ids, and outputs of tokens at every position, for a next-token loss, "
+                f"got {tokens.dtype}, readout={self.cfg.readout!r}, read={read}; compute the loss from "
+                "the outputs instead"
             )
-        losses = F.cross_entropy(logits[:, :-1].mT, tokens[:, 1:], reduction="none")
-        return losses if per_token else losses.mean()
+        losses = F.cross_entropy(logits[:, :-1].mT, tokens[:, 1:].long(), reduction="none")
+        if mask is None:
+            return losses if per_token else losses.mean()
+        real = mask[:, :-1] & mask[:, 1:]
+        losses = losses.masked_fill(~real, 0.0)
+        return losses if per_token else losses.sum() / real.sum()
 
-    def _check(self, inputs: Tensor, embedded: bool) -> None:
+    def _check(self, inputs: Tensor, mask: Tensor | None, embedded: bool) -> None:
         cfg = self.cfg
         width = cfg.d_model if embedded else cfg.d_input
         if width is None:
@@ -260,6 +272,11 @@ class HookedTransformer(WeightViews, HookedRootModule):
                 f"expected 1 to n_ctx={cfg.n_ctx} positions, got {inputs.shape[1]}; shorten the "
                 "input, or build the network with a larger n_ctx"
             )
+        if mask is not None and mask.shape != inputs.shape[:2]:
+            raise ValueError(
+                f"expected an attention_mask [batch, pos] of {tuple(inputs.shape[:2])}, got "
+                f"{tuple(mask.shape)}; give one entry for each token"
+            )
 
 
 def select(
@@ -271,11 +288,13 @@ def select(
     return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))
 
 
-def _positions(read: Read, inputs: Tensor) -> Int[Tensor, "*batch read"]:
-    """Check positions and make them non-negative."""
+def _positions(
+    read: Read, inputs: Tensor, everywhere: Int[Tensor, " pos"]
+) -> Int[Tensor, "*batch read"]:
+    """Check positions and make them non-negative; ``everywhere`` itself if they are all, in order."""
     n_pos = inputs.shape[1]
     at = torch.as_tensor(read, device=inputs.device)
-    if at.is_floating_point() or at.ndim not in (1, 2) or at.numel() == 0:
+    if at.is_floating_point() or at.dtype == torch.bool or at.ndim not in (1, 2) or at.numel() == 0:
         raise ValueError(
             f"expected positions to read as integers [read] or [batch, read], got {at.dtype} "
             f"{tuple(at.shape)}; for the last position give read=(-1,)"
@@ -290,4 +309,5 @@ def _positions(read: Read, inputs: Tensor) -> Int[Tensor, "*batch read"]:
             f"expected positions in [{-n_pos}, {n_pos}), got {int(at.min())} to {int(at.max())}; "
             "read positions that the input has"
         )
-    return at.long() % n_pos
+    at = at.long() % n_pos
+    return everywhere if torch.equal(at, everywhere) else at

@@ -93,6 +93,19 @@ class WeightViews:
         """The readout directions of tokens given by id."""
         return self.W_U.mT[torch.as_tensor(tokens, device=self.W_U.device)]
 
+    def tl_parameters(self) -> dict[str, Tensor]:
+        """All weights under TransformerLens's names, a tied ``W_U`` among them."""
+        return dict(self.named_parameters()) | {"unembed.W_U": self.W_U}
+
+    def to_single_token(self, token: int) -> int:
+        """A token's id passes through, as in ``to_tokens``."""
+        if isinstance(token, str):
+            raise TypeError(
+                f"expected the id of a token, got {token!r}; this network has no tokenizer, so look "
+                "the id up in the task"
+            )
+        return int(token)
+
     def to_tokens(self, ids: Tensor, **_: object) -> Int[Tensor, "batch pos"]:
         """Token ids pass through: these networks have no tokenizer."""
         if not isinstance(ids, Tensor):

@@ -1,0 +1,1 @@
+"""One question each, from training to a table of claims."""

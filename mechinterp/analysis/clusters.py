@@ -1,0 +1,117 @@
+"""Neurons grouped by the frequency they follow: does a group carry its frequency, and only its?
+
+Each group is mean-ablated and patched from other inputs, and what happens to each frequency of
+the logits is measured; random groups of the same sizes are the control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import xarray as xr
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechinterp.hooks import Edit, HookedRootModule, Site, mean, patch, run, run_with_cache
+from mechinterp.result import Result
+
+
+def amplitudes(
+    logits: Float[Tensor, "n p"], sums: Int[Tensor, " n"], frequencies: Int[Tensor, " k"]
+) -> Float[Tensor, " k"]:
+    """How strongly the logits follow cos(2 pi k (sum - c) / p), averaged over examples."""
+    p = logits.shape[-1]
+    phase = 2 * torch.pi / p * frequencies[:, None, None] * (sums[:, None] - torch.arange(p))
+    return 2 / p * torch.einsum("nc,knc->k", logits.double(), phase.cos().double()) / len(logits)
+
+
+def clusters_by_frequency(
+    shares: Float[Tensor, "frequency neuron"], frequencies: Int[Tensor, " k"], least: float = 0.5
+) -> list[Int[Tensor, " size"]]:
+    """For each frequency, the neurons that it explains best, by at least ``least`` of their variance."""
+    best, which = shares.max(0)
+    return [((which + 1 == k) & (best >= least)).nonzero().squeeze(-1) for k in frequencies]
+
+
+def cluster_effects(
+    model: HookedRootModule,
+    inputs: Int[Tensor, "n pos"],
+    sums: Int[Tensor, " n"],
+    clusters: Sequence[Int[Tensor, " size"]],
+    frequencies: Int[Tensor, " k"],
+    provenance: Mapping[str, Any],
+    *,
+    hook: str = "blocks.0.mlp.hook_post",
+    draws: int = 5,
+    seed: int = 0,
+) -> Result:
+    """What ablating and patching each cluster does to each frequency of the logits.
+
+    Args:
+        inputs: token ids; outputs are read at the last position.
+        sums: a + b mod p of each example.
+        clusters: neurons, one group for each frequency.
+        draws: random groups of the same size, for each cluster, in the control.
+
+    Returns:
+        Dims ``operation``, ``cluster``, ``frequency``. ``"ablate"``: the share of the frequency's
+        amplitude that is lost when the cluster takes its mean activation; ``"patch"``: the share
+        that follows the sum of the example patched in. The interval is that of the control's
+        own-frequency effects.
+
+    Raises:
+        ValueError: an empty cluster, or fewer than two examples.
+    """
+    if any(len(cluster) == 0 for cluster in clusters) or len(clusters) != len(frequencies):
+        raise ValueError(
+            f"expected a non-empty cluster for each of {len(frequencies)} frequencies, got sizes "
+            f"{[len(cluster) for cluster in clusters]}; lower the share a neuron needs, or drop a frequency"
+        )
+    if len(inputs) < 2:
+        raise ValueError(f"expected at least 2 examples to patch between, got {len(inputs)}")
+    intact, cache = run_with_cache(model, inputs, names=hook)
+    donors = torch.roll(torch.arange(len(inputs)), 1)
+    donor_cache = {hook: cache[hook][donors]}
+    base = amplitudes(intact[:, -1], sums, frequencies)
+    site_of = lambda neurons: Site.at(hook, neuron=neurons)  # noqa: E731
+
+    def effect(operation: str, neurons: Tensor) -> Tensor:
+        site = site_of(neurons)
+        edit: Edit = mean(site, cache) if operation == "ablate" else patch(site, donor_cache)
+        logits = run(model, inputs, edits=[edit])[:, -1]
+        if operation == "ablate":
+            return 1 - amplitudes(logits, sums, frequencies) / base
+        return amplitudes(logits, sums[donors], frequencies) / base
+
+    operations = ("ablate", "patch")
+    values = torch.stack([torch.stack([effect(op, c) for c in clusters]) for op in operations])
+    generator = torch.Generator().manual_seed(seed)
+    n_neurons = cache[hook].shape[-1]
+    null = torch.stack(
+        [
+            torch.stack(
+                [
+                    torch.stack(
+                        [effect(op, torch.randperm(n_neurons, generator=generator)[: len(c)]) for c in clusters]
+                    )
+                    for op in operations
+                ]
+            )
+            for _ in range(draws)
+        ]
+    )
+    own = null[:, 0].diagonal(dim1=-2, dim2=-1)
+    names = frequencies.tolist()
+    coords = {"operation": list(operations), "cluster": names, "frequency": names}
+    dims = ("operation", "cluster", "frequency")
+    return Result(
+        name="neuron_clusters",
+        values=xr.DataArray(values.numpy(), dims=dims, coords=coords, attrs={"units": "share of amplitude"}),
+        trivial=0.0,
+        control=xr.DataArray(null.mean(0).numpy(), dims=dims, coords=coords),
+        control_kind=f"random neurons, as many, mean of {draws} draws",
+        interval=(own.min().item(), own.max().item()),
+        provenance={**provenance, "cluster sizes": [len(cluster) for cluster in clusters]},
+    )

@@ -1,0 +1,204 @@
+"""What a network that adds mod p does with Fourier frequencies, each measure beside its null.
+
+All functions take tensors that the network gives on all p x p pairs (a, b): ``logits [p, p, p]``
+and ``neurons [p, p, neuron]`` at the position read, and ``embedding [p, d_model]``. Where a
+function takes ``untrained``, that is the same tensor of the network before training.
+
+Source: Nanda et al. (2023), "Progress measures for grokking via mechanistic interpretability".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechinterp.analysis.fourier import (
+    frequency_power,
+    gini,
+    key_frequencies,
+    pair_frequency_share,
+    trigonometric_share,
+)
+from mechinterp.analysis.geometry import axis_ratio, circularity, frequency_plane, pca
+from mechinterp.analysis.progress import excluded, pair_loss, random_frequencies, restricted
+from mechinterp.analysis.statistics import bootstrap_interval, proportion_interval
+from mechinterp.result import Result
+
+Provenance = Mapping[str, Any]
+
+
+def spectrum(
+    matrix: Float[Tensor, "p d"], untrained: Float[Tensor, "p d"], name: str, provenance: Provenance
+) -> Result:
+    """The share of each frequency in a matrix's power along its first axis, and its Gini.
+
+    The Gini coefficient of the frequencies' norms says how few of them the matrix uses: 0 if all
+    alike. The numbers' mean vector (frequency 0) is left out.
+
+    Args:
+        matrix: ``W_E`` of the numbers, or ``(W_out W_U).T``: the neurons' effect on the answers.
+        name: what to call the result.
+    """
+    powers = [frequency_power(each) for each in (matrix, untrained)]
+    shares = [power.sum(1) / power.sum() for power in powers]
+    ginis = [gini(power.sum(1).sqrt()).item() for power in powers]
+    return Result(
+        name=name,
+        values=by_frequency(shares[0], "share of power"),
+        trivial=1 / len(shares[0]),
+        control=by_frequency(shares[1], "share of power"),
+        control_kind="untrained network",
+        provenance={**provenance, "gini": round(ginis[0], 4), "gini untrained": round(ginis[1], 4)},
+    )
+
+
+def logit_frequencies(
+    logits: Float[Tensor, "p p p"], untrained: Float[Tensor, "p p p"], provenance: Provenance
+) -> Result:
+    """The share of the logits' variance that cos(2 pi k (a + b - c) / p) explains, for each k."""
+    shares, before = trigonometric_share(logits), trigonometric_share(untrained)
+    keys = key_frequencies(shares)
+    return Result(
+        name="logit_frequencies",
+        values=by_frequency(shares, "share of variance"),
+        trivial=0.0,
+        control=by_frequency(before, "share of variance"),
+        control_kind="untrained network",
+        provenance={**provenance, "key frequencies": keys.tolist()},
+    )
+
+
+def neuron_frequencies(
+    neurons: Float[Tensor, "p p neuron"], untrained: Float[Tensor, "p p neuron"], provenance: Provenance
+) -> Result:
+    """For each neuron and frequency, the share of the neuron's variance over pairs."""
+    shares, before = pair_frequency_share(neurons), pair_frequency_share(untrained)
+    best = shares.max(0).values
+    single = (best > 0.85).double()
+    return Result(
+        name="neuron_frequencies",
+        values=xr.DataArray(
+            shares.float().numpy(),
+            dims=("frequency", "neuron"),
+            coords={"frequency": np.arange(1, len(shares) + 1)},
+            attrs={"units": "share of variance"},
+        ),
+        trivial=1 / len(shares),
+        control=xr.DataArray(before.max(0).values.float().numpy(), dims=("neuron",)),
+        control_kind="best frequency of each neuron in the untrained network",
+        interval=proportion_interval(int(single.sum()), len(single)),
+        provenance={**provenance, "neurons > 85 % one frequency": round(single.mean().item(), 4)},
+    )
+
+
+def circles(
+    embedding: Float[Tensor, "p d"],
+    untrained: Float[Tensor, "p d"],
+    frequencies: Int[Tensor, " k"],
+    provenance: Provenance,
+) -> Result:
+    """The share of the embedding's variance in the planes in which given frequencies turn.
+
+    ``extra`` has the numbers' coordinates in each plane, how round each ring is, and the first four
+    principal components with their circularity. The roundness alone shows nothing: in many
+    dimensions random directions make round rings too, as the control's does.
+    """
+    p = len(embedding)
+    index = frequencies - 1
+
+    def share(matrix: Tensor) -> Tensor:
+        power = frequency_power(matrix).sum(1)
+        return power[index] / power.sum()
+
+    turning = [k for k in frequencies.tolist() if 2 * k != p]
+    planes = torch.stack([frequency_plane(embedding, k) for k in turning])
+    components, _, explained = pca(embedding, min(4, *embedding.shape))
+    round_now = [axis_ratio(embedding, k) for k in turning]
+    round_before = [axis_ratio(untrained, k) for k in turning]
+    return Result(
+        name="circles",
+        values=by_frequency(share(embedding), "share of variance", frequencies),
+        trivial=1 / (p // 2),
+        control=by_frequency(share(untrained), "share of variance", frequencies),
+        control_kind="untrained network",
+        provenance={
+            **provenance,
+            "circularity of the first 4 components": round(circularity(embedding), 4),
+            "untrained": round(circularity(untrained), 4),
+        },
+        extra={
+            "planes": xr.DataArray(
+                planes.float().numpy(),
+                dims=("frequency", "number", "axis"),
+                coords={"frequency": turning, "number": np.arange(p)},
+            ),
+            "roundness": xr.DataArray(
+                [round_now, round_before],
+                dims=("network", "frequency"),
+                coords={"network": ["trained", "untrained"], "frequency": turning},
+            ),
+            "components": xr.DataArray(components.float().numpy(), dims=("number", "component")),
+            "explained": xr.DataArray(explained.float().numpy(), dims=("component",)),
+        },
+    )
+
+
+def sufficiency(
+    logits: Float[Tensor, "p p p"],
+    targets: Int[Tensor, "p p"],
+    frequencies: Int[Tensor, " k"],
+    train: Int[Tensor, " row"],
+    test: Int[Tensor, " row"],
+    provenance: Provenance,
+    draws: int = 10,
+) -> Result:
+    """Loss with only the given frequencies of a + b (on test pairs), and without them (on train).
+
+    Restricted and excluded loss of Nanda et al. (2023); the null does the same with as many random
+    other frequencies. Values in nats, dims ``measure``: full_test, restricted_test, full_train,
+    excluded_train; the interval is that of the null's restricted losses.
+    """
+    p = len(logits)
+    null = random_frequencies(p, min(len(frequencies), p // 2 - len(frequencies)), frequencies.tolist(), draws)
+    values = {
+        "full_test": pair_loss(logits, targets, test),
+        "restricted_test": pair_loss(restricted(logits, frequencies), targets, test),
+        "full_train": pair_loss(logits, targets, train),
+        "excluded_train": pair_loss(excluded(logits, frequencies), targets, train),
+    }
+    random_restricted = [pair_loss(restricted(logits, k), targets, test) for k in null]
+    random_excluded = [pair_loss(excluded(logits, k), targets, train) for k in null]
+    control = {**values, "restricted_test": np.mean(random_restricted), "excluded_train": np.mean(random_excluded)}
+    measures = {"measure": list(values)}
+    return Result(
+        name="sufficiency",
+        values=xr.DataArray(list(values.values()), dims=("measure",), coords=measures, attrs={"units": "nats"}),
+        trivial=float(np.log(p)),
+        control=xr.DataArray(list(control.values()), dims=("measure",), coords=measures),
+        control_kind=f"{len(null[0])} random other frequencies, mean of {draws} draws",
+        interval=bootstrap_interval(random_restricted),
+        provenance=provenance,
+        extra={
+            "null": xr.DataArray(
+                [random_restricted, random_excluded],
+                dims=("measure", "draw"),
+                coords={"measure": ["restricted_test", "excluded_train"]},
+            )
+        },
+    )
+
+
+def by_frequency(
+    values: Float[Tensor, " frequency"], units: str, frequencies: Int[Tensor, " frequency"] | None = None
+) -> xr.DataArray:
+    """A vector over frequencies, labelled: 1, 2, ... unless others are named."""
+    names = np.arange(1, len(values) + 1) if frequencies is None else frequencies.numpy()
+    return xr.DataArray(
+        values.float().numpy(), dims=("frequency",), coords={"frequency": names}, attrs={"units": units}
+    )

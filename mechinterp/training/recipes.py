@@ -1,0 +1,34 @@
+"""Named recipes: a published one, number for number, and a fast one that reaches the same place."""
+
+from __future__ import annotations
+
+from mechinterp.training.recipe import Recipe
+
+CLASSIC = Recipe(
+    steps=25_000,
+    lr=1e-3,
+    weight_decay=1.0,
+    betas=(0.9, 0.98),
+    warmup=10,
+    loss_dtype="float64",
+    eval_every=100,
+    checkpoints=40,
+    save_every=1000,
+)
+"""Modular addition as Nanda et al. (2023) trained it; build the network with init_mode="nanda"."""
+
+FAST = Recipe(
+    steps=800,
+    lr=1.5e-2,
+    weight_decay=1.5,
+    betas=(0.9, 0.95),
+    warmup=10,
+    eval_every=25,
+    stop_at_score=1.0,
+    cleanup_steps=100,
+    checkpoints=33,
+    checkpoint_spacing="linear",
+)
+"""The same network in seconds: a large learning rate makes the many small steps of weight decay few."""
+
+MODULAR_ADDITION = {"fast": FAST, "classic": CLASSIC}

@@ -134,8 +134,7 @@ class Site:
         if sum(isinstance(part, Tensor) for part in parts) < 2:
             return tuple(parts)
         lists = [
-            part if isinstance(part, Tensor) else torch.arange(size)[part]
-            for part, size in zip(parts, shape)
+            part if isinstance(part, Tensor) else torch.arange(size)[part] for part, size in zip(parts, shape)
         ]
         return tuple(
             entries.reshape([-1 if other == axis else 1 for other in range(len(lists))])

@@ -90,19 +90,27 @@ class TransformerConfig(TransformerLensConfig):
 
     def __post_init__(self) -> None:
         if self.n_heads == -1:
-            _need(self.d_head > 0 and self.d_model % self.d_head == 0,
-                  f"d_model divisible by d_head, got d_model={self.d_model}, d_head={self.d_head}",
-                  "change one of them, or give n_heads")
+            _need(
+                self.d_head > 0 and self.d_model % self.d_head == 0,
+                f"d_model divisible by d_head, got d_model={self.d_model}, d_head={self.d_head}",
+                "change one of them, or give n_heads",
+            )
         super().__post_init__()
         for name in ("d_model", "d_head", "n_layers", "n_ctx", "n_heads"):
             _need(getattr(self, name) >= 1, f"{name} >= 1, got {getattr(self, name)}", f"raise {name}")
         if self.d_input is None:
-            _need(self.d_vocab >= 1, f"d_vocab >= 1, got {self.d_vocab}",
-                  "give d_vocab, or d_input for real vectors")
+            _need(
+                self.d_vocab >= 1,
+                f"d_vocab >= 1, got {self.d_vocab}",
+                "give d_vocab, or d_input for real vectors",
+            )
         if self.d_vocab_out == -1:
             self.d_vocab_out = self.d_vocab
-        _need(self.d_vocab_out >= 1, f"d_vocab_out >= 1, got {self.d_vocab_out}",
-              "give d_vocab_out: the number of outputs a position")
+        _need(
+            self.d_vocab_out >= 1,
+            f"d_vocab_out >= 1, got {self.d_vocab_out}",
+            "give d_vocab_out: the number of outputs a position",
+        )
         self._check_choices()
         self._check_positions()
         if self.attn_scale == -1.0:
@@ -124,27 +132,39 @@ class TransformerConfig(TransformerLensConfig):
             value = getattr(self, name)
             _need(value in allowed, f"{name} one of {list(allowed)}, got {value!r}", "choose one")
         _need(0 <= self.dropout < 1, f"dropout in [0, 1), got {self.dropout}", "it is a probability")
-        _need(self.n_key_value_heads in (None, self.n_heads),
-              f"n_key_value_heads None, got {self.n_key_value_heads}",
-              "grouped-query attention is not built")
-        _need(not self.gated_mlp and self.num_experts is None,
-              f"a plain MLP, got gated_mlp={self.gated_mlp}, num_experts={self.num_experts}",
-              "neither gates nor experts are built")
+        _need(
+            self.n_key_value_heads in (None, self.n_heads),
+            f"n_key_value_heads None, got {self.n_key_value_heads}",
+            "grouped-query attention is not built",
+        )
+        _need(
+            not self.gated_mlp and self.num_experts is None,
+            f"a plain MLP, got gated_mlp={self.gated_mlp}, num_experts={self.num_experts}",
+            "neither gates nor experts are built",
+        )
         if self.tie_embeddings:
-            _need(self.d_input is None and self.d_vocab_out == self.d_vocab,
-                  f"d_vocab_out equal to d_vocab for tied embeddings, got {self.d_vocab_out} and "
-                  f"{self.d_vocab}", "untie them, or make them equal")
+            _need(
+                self.d_input is None and self.d_vocab_out == self.d_vocab,
+                f"d_vocab_out equal to d_vocab for tied embeddings, got {self.d_vocab_out} and "
+                f"{self.d_vocab}",
+                "untie them, or make them equal",
+            )
 
     def _check_positions(self) -> None:
         if self.positional_embedding_type == "rotary":
             if self.rotary_dim is None:
                 self.rotary_dim = self.d_head
-            _need(self.rotary_dim % 2 == 0 and 0 < self.rotary_dim <= self.d_head,
-                  f"an even rotary_dim of at most d_head={self.d_head}, got {self.rotary_dim}",
-                  "make d_head even, or give an even rotary_dim")
+            _need(
+                self.rotary_dim % 2 == 0 and 0 < self.rotary_dim <= self.d_head,
+                f"an even rotary_dim of at most d_head={self.d_head}, got {self.rotary_dim}",
+                "make d_head even, or give an even rotary_dim",
+            )
         if self.positional_embedding_type == "sinusoidal":
-            _need(self.d_model % 2 == 0, f"an even d_model for sinusoidal positions, got {self.d_model}",
-                  "make d_model even")
+            _need(
+                self.d_model % 2 == 0,
+                f"an even d_model for sinusoidal positions, got {self.d_model}",
+                "make d_model even",
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON values; ``from_json`` reads them back."""

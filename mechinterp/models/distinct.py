@@ -104,6 +104,7 @@ class GatheredSum(torch.autograd.Function):
         table: Float[Tensor, "pair head d_head"],
         distinct: Distinct,
     ) -> Float[Tensor, "batch query head d_head"]:
+        """The weighted sums of the looked-up values."""
         rows = distinct.rows
         heads, queries, keys, batch = pattern.shape
         head = torch.arange(heads, device=rows.device)
@@ -119,16 +120,17 @@ class GatheredSum(torch.autograd.Function):
         return z.unflatten(0, (batch, queries, heads))
 
     @staticmethod
-    def backward(
-        ctx: Any, grad: Float[Tensor, "batch query head d_head"]
-    ) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Float[Tensor, "batch query head d_head"]) -> tuple[Tensor, Tensor, None]:
+        """The gradients of the pattern and of the table."""
         pattern, table = ctx.saved_tensors
         rows, flat = ctx.distinct.rows, table.flatten(1)
         grad_table, grad_pattern = torch.zeros_like(flat), torch.empty_like(pattern)
         # Key by key and query by query, so that what is held at once stays in the cache.
         for key, lone in enumerate(ctx.distinct.lone):
-            values = table[lone] if lone is not None else F.embedding(rows[:, key], flat).view(
-                -1, *table.shape[1:]
+            values = (
+                table[lone]
+                if lone is not None
+                else F.embedding(rows[:, key], flat).view(-1, *table.shape[1:])
             )
             for query in range(pattern.shape[1]):
                 here, weights = grad[:, query], pattern[:, query, key]
@@ -145,9 +147,7 @@ class GatheredSum(torch.autograd.Function):
 _SEEN: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def distinct_pairs(
-    tokens: Int[Tensor, "batch key"], queries: Int[Tensor, "*batch query"]
-) -> Distinct:
+def distinct_pairs(tokens: Int[Tensor, "batch key"], queries: Int[Tensor, "*batch query"]) -> Distinct:
     """``Distinct.of``, remembered for as long as the tensor of tokens lives unchanged.
 
     Full-batch training asks for the same batch at every step.

@@ -77,12 +77,14 @@ class ReluMLP(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, W_in: Tensor, b_in: Tensor, W_out: Tensor, b_out: Tensor
     ) -> Float[Tensor, "row d_model"]:
+        """The sublayer's output, row by row."""
         post = torch.addmm(b_in, x, W_in).relu_()
         ctx.save_for_backward(x, W_in, b_in, W_out, post)
         return torch.addmm(b_out, post, W_out)
 
     @staticmethod
     def backward(ctx: Any, grad: Float[Tensor, "row d_model"]) -> tuple[Tensor | None, ...]:
+        """The gradients of ``forward``'s arguments, where they are needed."""
         x, W_in, b_in, W_out, post = ctx.saved_tensors
         needed = ctx.needs_input_grad
         hidden = grad @ W_out.mT

@@ -288,9 +288,7 @@ def select(
     return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))
 
 
-def _positions(
-    read: Read, inputs: Tensor, everywhere: Int[Tensor, " pos"]
-) -> Int[Tensor, "*batch read"]:
+def _positions(read: Read, inputs: Tensor, everywhere: Int[Tensor, " pos"]) -> Int[Tensor, "*batch read"]:
     """Check positions and make them non-negative; ``everywhere`` itself if they are all, in order."""
     n_pos = inputs.shape[1]
     at = torch.as_tensor(read, device=inputs.device)

@@ -87,9 +87,7 @@ class WeightViews:
                 total = total + block.mlp.b_out
         return total + self.blocks[layer].attn.b_O if mlp_input else total
 
-    def tokens_to_residual_directions(
-        self, tokens: int | Int[Tensor, "*at"]
-    ) -> Float[Tensor, "*at d_model"]:
+    def tokens_to_residual_directions(self, tokens: int | Int[Tensor, "*at"]) -> Float[Tensor, "*at d_model"]:
         """The readout directions of tokens given by id."""
         return self.W_U.mT[torch.as_tensor(tokens, device=self.W_U.device)]
 

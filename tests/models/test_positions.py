@@ -1,0 +1,92 @@
+"""The laws of each kind of position."""
+
+import pytest
+import torch
+from small_networks import config
+
+from mechinterp.models.positions import Rotary, alibi_bias, sinusoidal_table
+
+POSITIONS = torch.arange(7)
+
+
+def rotary(adjacent, dim=None):
+    cfg = config("rotary", rotary_adjacent_pairs=adjacent, rotary_dim=dim)
+    return Rotary(cfg).double()
+
+
+def heads():
+    return torch.randn(7, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dim", [None, 2])
+@pytest.mark.parametrize("adjacent", [False, True])
+def test_rotary_scores_depend_on_the_difference_alone(adjacent, dim):
+    turn = rotary(adjacent, dim)
+    q, k = (vector.expand(7, 3, 4) for vector in heads()[:2])  # one query and one key, everywhere
+    scores = torch.einsum("qhe,khe->hqk", turn(q, POSITIONS), turn(k, POSITIONS))
+    torch.testing.assert_close(scores[:, 1:, 1:], scores[:, :-1, :-1], rtol=1e-6, atol=1e-6)
+    assert scores[:, 0].std(-1).min() > 1e-3
+
+
+@pytest.mark.parametrize("adjacent", [False, True])
+def test_rotary_keeps_lengths_and_leaves_position_0_alone(adjacent):
+    turn, x = rotary(adjacent), heads()
+    torch.testing.assert_close(turn(x, POSITIONS).norm(dim=-1), x.norm(dim=-1), rtol=1e-6, atol=1e-6)
+    assert torch.equal(turn(x, POSITIONS)[0], x[0])
+
+
+def test_rotary_turns_the_first_pair_by_one_radian_a_position():
+    x = torch.zeros(7, 1, 4, dtype=torch.float64)
+    x[..., 0] = 1.0
+    for adjacent, partner in [(True, 1), (False, 2)]:
+        turned = rotary(adjacent)(x, POSITIONS)[:, 0]
+        torch.testing.assert_close(turned[:, 0], POSITIONS.double().cos(), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(turned[:, partner], POSITIONS.double().sin(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("adjacent", [False, True])
+def test_rotary_leaves_the_dimensions_beyond_rotary_dim_alone(adjacent):
+    x = heads()
+    turned = rotary(adjacent, dim=2)(x, POSITIONS)
+    assert torch.equal(turned[..., 2:], x[..., 2:])
+    assert not torch.equal(turned[1:, :, :2], x[1:, :, :2])
+
+
+@pytest.mark.parametrize("adjacent", [False, True])
+def test_rotary_takes_positions_of_each_example(adjacent):
+    turn = rotary(adjacent)
+    x = heads()[:4].unflatten(0, (2, 2))
+    at = torch.tensor([[1, 4], [6, 0]])
+    together = turn(x, at)
+    for row in range(2):
+        assert torch.equal(together[row], turn(x[row], at[row]))
+
+
+def test_alibi_slopes_of_four_heads():
+    bias = alibi_bias(4, torch.tensor([3]), torch.arange(4))
+    expected = torch.tensor([1 / 4, 1 / 16, 1 / 64, 1 / 256])[:, None] * torch.tensor([-3.0, -2.0, -1.0, 0.0])
+    assert torch.equal(bias[:, 0], expected)
+
+
+def test_alibi_of_each_examples_queries():
+    queries = torch.tensor([[0, 2], [3, 1]])
+    together = alibi_bias(4, queries, torch.arange(4))
+    assert together.shape == (2, 4, 2, 4)
+    for row in range(2):
+        assert torch.equal(together[row], alibi_bias(4, queries[row], torch.arange(4)))
+
+
+@pytest.mark.parametrize("shift", [1, 3, 10])
+def test_a_shift_of_sinusoidal_positions_is_a_rotation(shift):
+    table = sinusoidal_table(40, 12).double()
+    rates = 10000.0 ** (-torch.arange(0, 12, 2).double() / 12)
+    c, s = (shift * rates).cos(), (shift * rates).sin()
+    rotation = torch.block_diag(*torch.stack([torch.stack([c, -s], -1), torch.stack([s, c], -1)], 1))
+    torch.testing.assert_close(table[shift:], table[:-shift] @ rotation, rtol=1e-5, atol=1e-5)
+
+
+def test_sinusoidal_positions_alternate_sine_and_cosine():
+    table = sinusoidal_table(5, 4)
+    torch.testing.assert_close(table[:, 0], torch.arange(5).sin())
+    torch.testing.assert_close(table[:, 1], torch.arange(5).cos())
+    torch.testing.assert_close(table[:, 2], (torch.arange(5) / 100).sin())

@@ -64,6 +64,7 @@ _AXES = (
 )
 
 Index = int | slice | Sequence[int] | Tensor
+Activations = ActivationCache | Mapping[str, Tensor]
 
 
 def transformer_lens_3() -> tuple[Any, Any]:
@@ -214,7 +215,7 @@ def scale(site: Site, factor: float) -> Edit:
     return Edit(site, lambda old, _: factor * old, f"scale by {factor}")
 
 
-def mean(site: Site, cache: Mapping[str, Tensor]) -> Edit:
+def mean(site: Site, cache: Activations) -> Edit:
     """Mean ablation: the slice becomes its mean over the cache's batch, position by position."""
 
     def change(old: Tensor, name: str) -> Tensor:
@@ -226,12 +227,12 @@ def mean(site: Site, cache: Mapping[str, Tensor]) -> Edit:
     return Edit(site, change, "mean")
 
 
-def patch(site: Site, cache: Mapping[str, Tensor]) -> Edit:
+def patch(site: Site, cache: Activations) -> Edit:
     """Activation patching: the slice takes its value in another run's cache, row by row."""
     return Edit(site, lambda _, name: site.read(name, cache[name]), "patch")
 
 
-def resample(site: Site, cache: Mapping[str, Tensor], seed: int = 0) -> Edit:
+def resample(site: Site, cache: Activations, seed: int = 0) -> Edit:
     """Resample ablation: each row takes the slice of a random row of the cache."""
 
     def change(old: Tensor, name: str) -> Tensor:

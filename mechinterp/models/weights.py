@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -104,8 +106,10 @@ class WeightViews:
             )
         return int(token)
 
-    def to_tokens(self, ids: Tensor, **_: object) -> Int[Tensor, "batch pos"]:
-        """Token ids pass through: these networks have no tokenizer."""
+    def to_tokens(self, ids: Tensor | Sequence[Tensor], **_: object) -> Int[Tensor, "batch pos"]:
+        """Token ids, or a list of sequences of them, pass through: these networks have no tokenizer."""
+        if isinstance(ids, Sequence) and all(isinstance(sequence, Tensor) for sequence in ids):
+            ids = torch.stack(tuple(ids))
         if not isinstance(ids, Tensor):
             raise TypeError(
                 f"expected token ids as a tensor, got {type(ids).__name__}; this network has no "

@@ -45,6 +45,11 @@ def report(
 
 
 def _draw(result: Result) -> str:
-    return result.figure().to_html(
-        full_html=False, include_plotlyjs=False, config={"responsive": True, "displaylogo": False}
-    )
+    """A figure's title as a caption, which wraps on a narrow screen, and the figure below it."""
+    figure = result.figure()
+    caption = jinja2.filters.escape(figure.layout.title.text)
+    top = figure.layout.margin.t
+    figure.update_layout(title=None, margin={"t": max(28, top - 28), "l": 56, "r": 12})
+    settings = {"responsive": True, "displayModeBar": False}
+    html = figure.to_html(full_html=False, include_plotlyjs=False, config=settings)
+    return f"<figcaption>{caption}</figcaption>{html}"

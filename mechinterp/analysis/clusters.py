@@ -14,7 +14,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp.hooks import Edit, HookedRootModule, Site, mean, patch, run, run_with_cache
+from mechinterp.hooks import HookedRootModule, Site, mean, patch, run, run_with_cache
 from mechinterp.result import Result
 
 
@@ -35,6 +35,7 @@ def clusters_by_frequency(
     return [((which + 1 == k) & (best >= least)).nonzero().squeeze(-1) for k in frequencies]
 
 
+@torch.no_grad()
 def cluster_effects(
     model: HookedRootModule,
     inputs: Int[Tensor, "n pos"],
@@ -72,39 +73,34 @@ def cluster_effects(
     if len(inputs) < 2:
         raise ValueError(f"expected at least 2 examples to patch between, got {len(inputs)}")
     intact, cache = run_with_cache(model, inputs, names=hook)
-    donors = torch.roll(torch.arange(len(inputs)), 1)
+    generator = torch.Generator().manual_seed(seed)
+    # Random donors: a neighbour's sum is near one's own, and would look like an effect of the patch.
+    donors = torch.randperm(len(inputs), generator=generator)
     donor_cache = {hook: cache[hook][donors]}
     base = amplitudes(intact[:, -1], sums, frequencies)
-    site_of = lambda neurons: Site.at(hook, neuron=neurons)  # noqa: E731
 
-    def effect(operation: str, neurons: Tensor) -> Tensor:
-        site = site_of(neurons)
-        edit: Edit = mean(site, cache) if operation == "ablate" else patch(site, donor_cache)
-        logits = run(model, inputs, edits=[edit])[:, -1]
-        if operation == "ablate":
-            return 1 - amplitudes(logits, sums, frequencies) / base
-        return amplitudes(logits, sums[donors], frequencies) / base
+    def ablate(neurons: Tensor) -> Tensor:
+        logits = run(model, inputs, edits=[mean(Site.at(hook, neuron=neurons), cache)])
+        return 1 - amplitudes(logits[:, -1], sums, frequencies) / base
 
-    operations = ("ablate", "patch")
-    values = torch.stack([torch.stack([effect(op, c) for c in clusters]) for op in operations])
-    generator = torch.Generator().manual_seed(seed)
+    def swap(neurons: Tensor) -> Tensor:
+        logits = run(model, inputs, edits=[patch(Site.at(hook, neuron=neurons), donor_cache)])
+        return amplitudes(logits[:, -1], sums[donors], frequencies) / base
+
+    def effects(groups: Sequence[Tensor]) -> Float[Tensor, "operation cluster frequency"]:
+        return torch.stack([torch.stack([act(group) for group in groups]) for act in (ablate, swap)])
+
     n_neurons = cache[hook].shape[-1]
+    values = effects(clusters)
     null = torch.stack(
         [
-            torch.stack(
-                [
-                    torch.stack(
-                        [effect(op, torch.randperm(n_neurons, generator=generator)[: len(c)]) for c in clusters]
-                    )
-                    for op in operations
-                ]
-            )
+            effects([torch.randperm(n_neurons, generator=generator)[: len(c)] for c in clusters])
             for _ in range(draws)
         ]
     )
     own = null[:, 0].diagonal(dim1=-2, dim2=-1)
     names = frequencies.tolist()
-    coords = {"operation": list(operations), "cluster": names, "frequency": names}
+    coords = {"operation": ["ablate", "patch"], "cluster": names, "frequency": names}
     dims = ("operation", "cluster", "frequency")
     return Result(
         name="neuron_clusters",

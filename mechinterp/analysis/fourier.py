@@ -65,13 +65,15 @@ def pair_frequency_share(
     """
     p = len(activations)
     energy = torch.fft.fft2(activations.double(), dim=(0, 1)).abs() ** 2
-    energy[0, 0] = 0.0
+    constant, energy[0, 0] = energy[0, 0].clone(), 0.0
     total = energy.sum((0, 1))
+    # Of a unit that does not vary only rounding is left: that counts as no share of anything.
+    total = torch.where(total <= 1e-20 * constant, torch.inf, total)
     shares = []
     for k in range(1, p // 2 + 1):
         at = sorted({0, k, p - k})
         shares.append(energy[at][:, at].sum((0, 1)))
-    return torch.stack(shares) / total.clamp_min(torch.finfo(torch.float64).tiny)
+    return torch.stack(shares) / total
 
 
 def mean_by_sum(logits: Float[Tensor, "p p c"]) -> Float[Tensor, "p c"]:

@@ -70,8 +70,26 @@ def logit_frequencies(
         trivial=0.0,
         control=by_frequency(before, "share of variance"),
         control_kind="untrained network",
+        interval=_explained_interval(logits, keys),
         provenance={**provenance, "key frequencies": keys.tolist()},
     )
+
+
+def _explained_interval(
+    logits: Float[Tensor, "p p p"], keys: Int[Tensor, " k"], draws: int = 500
+) -> tuple[float, float]:
+    """Bootstrap over a of the variance that all key frequencies together explain."""
+    p = len(logits)
+    centred = logits.double() - logits.double().mean(-1, keepdim=True)
+    x = torch.arange(p, dtype=torch.float64)
+    left = centred.clone()
+    for k in keys:
+        cosine = (2 * torch.pi / p * k * (x[:, None, None] + x[:, None] - x)).cos()
+        left -= (centred * cosine).sum() / (cosine**2).sum() * cosine
+    rows = np.random.default_rng(0).integers(p, size=(draws, p))
+    unexplained, total = ((each**2).sum((1, 2)).numpy()[rows].sum(1) for each in (left, centred))
+    low, high = np.quantile(1 - unexplained / total, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def neuron_frequencies(
@@ -153,8 +171,8 @@ def sufficiency(
     logits: Float[Tensor, "p p p"],
     targets: Int[Tensor, "p p"],
     frequencies: Int[Tensor, " k"],
-    train: Int[Tensor, " row"],
-    test: Int[Tensor, " row"],
+    train: Int[Tensor, " train"],
+    test: Int[Tensor, " test"],
     provenance: Provenance,
     draws: int = 10,
 ) -> Result:

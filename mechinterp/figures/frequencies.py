@@ -40,12 +40,13 @@ def rings(result: Result) -> go.Figure:
     p = planes.sizes["number"]
     roundness = result.extra["roundness"]
     titles = [
-        f"k = {k}: {100 * float(result.values.sel(frequency=k)):.0f} % of variance, "
+        f"k = {k}<br>{100 * float(result.values.sel(frequency=k)):.0f} % of variance<br>"
         f"roundness {float(roundness.sel(network='trained', frequency=k)):.2f}"
         for k in frequencies
     ]
     rows = -(-n // columns)
-    figure = make_subplots(rows=rows, cols=columns, subplot_titles=titles, vertical_spacing=0.14)
+    reach = 1.08 * float(np.abs(planes.values).max())
+    figure = make_subplots(rows=rows, cols=columns, subplot_titles=titles, vertical_spacing=0.26)
     for i, k in enumerate(frequencies):
         x, y = planes.sel(frequency=k).values.T
         figure.add_scatter(
@@ -56,14 +57,15 @@ def rings(result: Result) -> go.Figure:
             },
             row=i // columns + 1, col=i % columns + 1,
         )  # fmt: skip
-    figure.update_xaxes(zeroline=True, zerolinecolor="#dde", title_text="first axis of the plane")
-    figure.update_yaxes(zeroline=True, zerolinecolor="#dde")
+    figure.update_xaxes(zeroline=True, zerolinecolor="#dde", range=[-reach, reach], title_text="first axis")
+    figure.update_yaxes(zeroline=True, zerolinecolor="#dde", range=[-reach, reach], constrain="domain")
+    figure.update_yaxes(title_text="second axis", col=1)
     for i in range(n):
         axis = "" if i == 0 else str(i + 1)
         figure.update_layout({f"yaxis{axis}": {"scaleanchor": f"x{axis}"}})
     figure.update_annotations(font={"size": 11})
-    figure = styled(figure, "Embedding: numbers on a circle for each key frequency", height=120 + 290 * rows)
-    return figure.update_layout(showlegend=False)
+    figure = styled(figure, "Embedding: numbers on a circle for each key frequency", height=130 + 310 * rows)
+    return figure.update_layout(showlegend=False, margin={"t": 110})
 
 
 def neuron_map(result: Result) -> go.Figure:
@@ -74,13 +76,13 @@ def neuron_map(result: Result) -> go.Figure:
     rest = 1 - shares[used].sum(0)
     order = np.lexsort((-shares.max(0), best))
     figure = make_subplots(
-        rows=1, cols=2, column_widths=[0.68, 0.32], horizontal_spacing=0.12,
+        rows=1, cols=2, column_widths=[0.66, 0.34], horizontal_spacing=0.2,
         subplot_titles=("share of each neuron's variance", "best single frequency"),
     )  # fmt: skip
     labels = [f"k = {k + 1}" for k in used] + ["others"]
     figure.add_heatmap(
         z=np.vstack([shares[used], rest])[:, order], y=labels, zmin=0, zmax=1, colorscale=SEQUENTIAL,
-        colorbar={"title": {"text": "share"}, "x": 0.625, "len": 0.9}, row=1, col=1,
+        colorbar={"title": {"text": "share"}, "x": 0.54, "len": 1.0, "thickness": 14}, row=1, col=1,
     )  # fmt: skip
     edges = {"start": 0, "end": 1, "size": 0.05}
     for values, name, colour in (
@@ -154,6 +156,8 @@ def sufficiency_bars(result: Result) -> go.Figure:
     x = [labels[m] for m in measures]
     figure.add_bar(x=x, y=result.values.values, name="key frequencies", marker={"color": BLUE})
     figure.add_bar(x=x, y=result.control.values, name=result.control_kind, marker={"color": GREY})
-    figure.add_hline(y=result.trivial, line={"color": "#444", "dash": "dot"}, annotation={"text": "uniform guess"})
+    figure.add_scatter(
+        x=x, y=[result.trivial] * len(x), name="uniform guess", mode="lines", line={"color": "#444", "dash": "dot"}
+    )
     figure.update_yaxes(title="loss (nats)", type="log", exponentformat="power")
     return styled(figure, "Key frequencies are enough, and without them nothing is left", height=420)

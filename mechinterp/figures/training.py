@@ -20,9 +20,9 @@ def training_curves(result: Result) -> go.Figure:
                 x=steps, y=values.sel(measure=f"{name}_{what}").values, name=name, legendgroup=name,
                 showlegend=row == 1, line={"color": colour, "width": 2}, row=row, col=1,
             )  # fmt: skip
-    figure.add_hline(
-        y=result.trivial, line={"color": GREY, "dash": "dot"}, row=1, col=1,
-        annotation={"text": "uniform guess", "font": {"size": 11, "color": GREY}},
+    figure.add_scatter(
+        x=[steps[0], steps[-1]], y=[result.trivial] * 2, name="uniform guess", mode="lines",
+        line={"color": GREY, "dash": "dot"}, row=1, col=1,
     )  # fmt: skip
     gap = result.extra.get("gap")
     if gap is not None and bool(gap.notnull().all()):

@@ -290,7 +290,7 @@ class Anatomy:
                 "logits_are_trigonometric",
                 "Cosines of a + b - c at the key frequencies explain at least 95 % of the logits' variance",
                 float(share.sum()), float(share.sum()) >= 0.95, trivial=0.0, control=float(np.mean(random)),
-                control_kind="as many random other frequencies", interval=_variance_interval(self.trained.logits, keys),
+                control_kind="as many random other frequencies", interval=logits.interval,
                 interval_over="values of a, resampled",
             ),
             self._claim(
@@ -507,22 +507,6 @@ def _null(p: int, keys: Tensor) -> list[Tensor]:
 
 def _shares(neurons: Result) -> Tensor:
     return torch.tensor(neurons.values.values)
-
-
-def _variance_interval(logits: Float[Tensor, "p p p"], keys: Tensor, draws: int = 200) -> tuple[float, float]:
-    """Bootstrap over a of the variance that the key frequencies explain."""
-    p = len(logits)
-    centred = logits.double() - logits.double().mean(-1, keepdim=True)
-    a, c = torch.arange(p), torch.arange(p)
-    phase = 2 * torch.pi / p * (a[:, None, None] + a[:, None] - c)
-    basis = torch.stack([(k * phase).cos() for k in keys])
-    alpha = torch.einsum("abc,kabc->k", centred, basis) / (basis**2).sum((1, 2, 3))
-    left = ((centred - torch.einsum("k,kabc->abc", alpha, basis)) ** 2).sum((1, 2))
-    total = (centred**2).sum((1, 2))
-    rows = np.random.default_rng(0).integers(p, size=(draws, p))
-    shares = 1 - left.numpy()[rows].sum(1) / total.numpy()[rows].sum(1)
-    low, high = np.quantile(shares, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _summary(claims: list[Claim], job: Fit, found: Anatomy) -> str:

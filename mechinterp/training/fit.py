@@ -192,9 +192,11 @@ class _Loop:
         reached = recipe.stop_at_score is not None and history.test_score[-1] >= recipe.stop_at_score
         if reached and self.end == recipe.steps and job.step < self.end:
             self.end = min(recipe.steps, job.step + recipe.cleanup_steps)
-            if recipe.cleanup_weight_decay is not None:
-                for group in self.optimizer.param_groups:
+            for group in self.optimizer.param_groups:
+                if recipe.cleanup_weight_decay is not None:
                     group["weight_decay"] = recipe.cleanup_weight_decay
+                if recipe.cleanup_eps is not None:
+                    group["eps"] = recipe.cleanup_eps
         if any([callback(job) for callback in self.callbacks]):
             job.stopped = "callback"
         elif recipe.patience is not None and self.since_best >= recipe.patience:

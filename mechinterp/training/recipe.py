@@ -59,6 +59,10 @@ class Recipe:
     cleanup_weight_decay: float | None = None
     """Weight decay of those further steps; ``None`` keeps it."""
 
+    cleanup_eps: float | None = None
+    """AdamW's offset in those steps; ``None`` keeps it. An offset above the size of late gradients
+    lets weights that no gradient holds decay away; the sign-like steps of a small one keep them."""
+
     patience: int | None = None
     """Stop after this many measurements without a lower test loss."""
 

@@ -1,0 +1,119 @@
+"""The training loop: it learns, stops when told, survives interruption to the bit, and says what broke."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mechinterp.models import modular_addition
+from mechinterp.tasks import ModularAddition
+from mechinterp.training import Diverged, Recipe, fit
+
+TASK = ModularAddition(p=7, train_fraction=0.6)
+RECIPE = Recipe(steps=24, lr=1e-2, weight_decay=0.5, warmup=3, eval_every=4, checkpoints=6, save_every=5)
+
+
+def network(seed=0):
+    return modular_addition(TASK, d_model=16, n_heads=2, d_head=8, d_mlp=32, seed=seed)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def interrupt_at(step):
+    def callback(job):
+        if job.step >= step:
+            raise KeyboardInterrupt
+
+    return callback
+
+
+def test_the_loss_falls_and_every_step_is_recorded():
+    job = fit(network(), TASK, replace(RECIPE, steps=60))
+    history = job.history
+    assert len(history.train_loss) == 60
+    assert history.train_loss[-1] < history.train_loss[0] / 2
+    assert history.steps == list(range(0, 61, 4))
+    assert len(history.test_loss) == len(history.test_score) == len(history.weight_norm) == len(history.steps)
+    assert job.stopped == "steps"
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_resuming_after_an_interruption_gives_the_same_bits(tmp_path, batch_size):
+    recipe = replace(RECIPE, batch_size=batch_size)
+    straight = network()
+    whole = fit(straight, TASK, recipe)
+    broken = fit(network(), TASK, recipe, folder=tmp_path, callbacks=[interrupt_at(8)])
+    assert broken.stopped == "interrupted"
+    resumed = network(seed=1)  # its weights come from the folder
+    job = fit(resumed, TASK, recipe, folder=tmp_path)
+    assert torch.equal(weights(straight), weights(resumed))
+    assert job.history.train_loss == whole.history.train_loss
+    assert job.history.test_loss == whole.history.test_loss
+    assert job.checkpoints.steps == whole.checkpoints.steps
+
+
+def test_a_finished_training_is_not_repeated(tmp_path):
+    model = network()
+    fit(model, TASK, RECIPE, folder=tmp_path)
+    again = network(seed=1)
+    job = fit(again, TASK, RECIPE, folder=tmp_path, callbacks=[interrupt_at(0)])
+    assert torch.equal(weights(model), weights(again))
+    assert job.stopped == "steps"
+
+
+def test_the_checkpoint_series_starts_untrained_and_ends_trained(tmp_path):
+    model = network()
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    job = fit(model, TASK, RECIPE, folder=tmp_path)
+    assert job.checkpoints.steps[0] == 0
+    assert job.checkpoints.steps[-1] == job.step
+    assert all(torch.equal(job.checkpoints[0][name], before[name]) for name in before)
+    assert all(torch.equal(job.checkpoints[job.step][name], x) for name, x in model.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_checkpoint_and_remedy():
+    with pytest.raises(Diverged, match=r"finite loss.*step \d+.*checkpoint.*step \d+.*lower lr"):
+        fit(network(), TASK, replace(RECIPE, lr=1e12, steps=50, warmup=0, weight_decay=0.0))
+
+
+def test_stopping_at_a_score_leaves_room_for_the_clean_up():
+    job = fit(network(), TASK, replace(RECIPE, steps=100, stop_at_score=0.0, cleanup_steps=8))
+    assert job.step == 4 + 8
+    assert job.stopped == "score"
+
+
+def test_patience_and_callbacks_stop_training():
+    flat = replace(RECIPE, lr=1e-12, weight_decay=0.0, steps=400, patience=3)
+    assert fit(network(), TASK, flat).stopped in ("patience",)
+    assert fit(network(), TASK, RECIPE, callbacks=[lambda job: True]).step == RECIPE.eval_every
+
+
+def test_a_folder_of_another_training_is_refused(tmp_path):
+    fit(network(), TASK, RECIPE, folder=tmp_path)
+    with pytest.raises(ValueError, match="another"):
+        fit(network(), TASK, replace(RECIPE, lr=2e-2), folder=tmp_path)
+
+
+def test_a_damaged_state_is_refused(tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"not a state")
+    with pytest.raises(ValueError, match="training state"):
+        fit(network(), TASK, RECIPE, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"lr": 0.0}, {"weight_decay": -1.0}, {"batch_size": 0}, {"betas": (0.9, 1.0)}]
+)
+def test_impossible_recipes_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        Recipe(**wrong)
+
+
+def test_schedules_start_and_end_where_they_should():
+    for schedule, last in (("constant", 1.0), ("linear", 0.1), ("cosine", 0.0245)):
+        recipe = Recipe(steps=14, lr=1.0, warmup=4, schedule=schedule)
+        rates = [recipe.lr_at(step) for step in range(14)]
+        assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+        assert rates[-1] == pytest.approx(last, abs=1e-3)
+        assert recipe == Recipe.from_json(recipe.to_json())

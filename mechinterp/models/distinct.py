@@ -148,14 +148,13 @@ _SEEN: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def distinct_pairs(tokens: Int[Tensor, "batch key"], queries: Int[Tensor, "*batch query"]) -> Distinct:
-    """``Distinct.of``, remembered for as long as the tensor of tokens lives unchanged.
+    """``Distinct.of``, remembered for as long as the tensor of tokens lives and holds the same ids.
 
     Full-batch training asks for the same batch at every step.
     """
-    if tokens.is_inference():
-        return Distinct.of(tokens, queries)
-    version, asked, found = _SEEN.get(tokens, (None, None, None))
-    if found is None or version != tokens._version or not torch.equal(asked, queries):
+    held, asked, found = _SEEN.get(tokens, (None, None, None))
+    if found is None or not (torch.equal(held, tokens) and torch.equal(asked, queries)):
         found = Distinct.of(tokens, queries)
-        _SEEN[tokens] = (tokens._version, queries, found)
+        if not torch.is_inference_mode_enabled():  # what is made there can never be trained with
+            _SEEN[tokens] = (tokens.clone(), queries, found)
     return found

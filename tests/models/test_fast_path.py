@@ -5,14 +5,15 @@ Fast are: the last block asking only at the positions read, the first layer comp
 point turn all of them off.
 """
 
+import numpy as np
 import pytest
 import torch
 from small_networks import KINDS, LENGTH, ROWS, inputs, network, padding
 from torch.autograd import gradcheck, gradgradcheck
 
+from mechinterp.models import transformer
 from mechinterp.models.distinct import Distinct, GatheredSum, distinct_pairs
 from mechinterp.models.mlp import ReluMLP
-from mechinterp.models.transformer import Block
 
 PER_EXAMPLE = torch.randint(LENGTH, (ROWS, 2), generator=torch.Generator().manual_seed(0))
 SITUATIONS = {
@@ -56,8 +57,10 @@ def weighed(outputs):
 def reuses(monkeypatch):
     """Counts how often the first layer was computed from distinct pairs."""
     calls = []
-    original = Block.forward_distinct
-    monkeypatch.setattr(Block, "forward_distinct", lambda *args: calls.append(1) or original(*args))
+    original = transformer.Block.forward_distinct
+    monkeypatch.setattr(
+        transformer.Block, "forward_distinct", lambda *args: calls.append(1) or original(*args)
+    )
     return calls
 
 
@@ -85,6 +88,13 @@ def test_reading_selects_from_the_outputs_at_all_positions(kind, read, hooked):
     outputs = (slowly if hooked else type(model).__call__)(model, x, read=read)
     rows = torch.arange(ROWS)[:, None]
     torch.testing.assert_close(outputs, model(x)[rows, torch.as_tensor(read).expand(ROWS, -1)], **CLOSE)
+
+
+def test_reading_all_positions_in_order_selects_nothing(monkeypatch):
+    model = network()
+    x = inputs(model)
+    monkeypatch.setattr(transformer, "select", None)
+    assert torch.equal(model(x, read=range(LENGTH)), model(x))
 
 
 @pytest.mark.parametrize("side", [None, "left", "right"])
@@ -153,12 +163,20 @@ def test_pairs_are_remembered_while_the_batch_lives():
     assert distinct_pairs(tokens, queries) is distinct_pairs(tokens, queries)
 
 
-def test_pairs_are_found_anew_when_the_batch_changes():
+CHANGES = {
+    "in_place": lambda x: x.copy_((x + 1) % 4),
+    "behind_torchs_back": lambda x: np.copyto(x.numpy(), (x.numpy() + 1) % 4),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_pairs_are_found_anew_when_the_batch_changes(change):
     model = network()
     x = inputs(model)
-    model(x)
-    x[:, 1] = (x[:, 1] + 1) % 4
+    before = model(x)
+    change(x)
     torch.testing.assert_close(model(x), slowly(model, x), **CLOSE)
+    assert not torch.allclose(model(x), before)
 
 
 def test_pairs_are_found_anew_when_other_positions_ask():
@@ -173,6 +191,15 @@ def test_pairs_are_found_in_inference_mode_too():
     with torch.inference_mode():
         x = inputs(model)
         torch.testing.assert_close(model(x), slowly(model, x), **CLOSE)
+
+
+def test_a_batch_seen_in_inference_mode_can_be_trained_on(reuses):
+    model = network()
+    x = inputs(model)
+    with torch.inference_mode():
+        model(x)
+    model(x).sum().backward()
+    assert len(reuses) == 2
 
 
 # The two hand-written gradients, against finite differences.

@@ -158,6 +158,11 @@ def test_accumulated_biases_are_what_a_stream_of_zeros_gathers(kind):
         torch.testing.assert_close(model.accumulated_bias(1, mlp_input=True), cache["resid_mid", 1][0, 0])
 
 
+def test_accumulated_biases_may_leave_out_those_of_the_mlps():
+    model = network()
+    torch.testing.assert_close(model.accumulated_bias(2, include_mlp_biases=False), model.b_O.sum(0))
+
+
 def test_blocks_are_found_by_what_they_contain():
     model = network("attention_only")
     assert [layer for layer, _ in model.blocks_with("attn")] == [0, 1]

@@ -68,6 +68,11 @@ def test_alibi_slopes_of_four_heads():
     assert torch.equal(bias[:, 0], expected)
 
 
+def test_alibi_counts_distance_alike_in_both_directions():
+    bias = alibi_bias(4, torch.arange(5), torch.arange(5))
+    assert torch.equal(bias, bias.mT)
+
+
 def test_alibi_of_each_examples_queries():
     queries = torch.tensor([[0, 2], [3, 1]])
     together = alibi_bias(4, queries, torch.arange(4))

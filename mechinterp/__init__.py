@@ -14,7 +14,18 @@ from typing import Any
 
 __version__ = metadata.version("mechinterp")
 
-_ROOMS = ("analysis", "constructions", "figures", "hooks", "models", "result", "runs", "studies", "tasks", "training")
+_ROOMS = (
+    "analysis",
+    "constructions",
+    "figures",
+    "hooks",
+    "models",
+    "result",
+    "runs",
+    "studies",
+    "tasks",
+    "training",
+)
 _NAMES = {
     "Claim": "mechinterp.result",
     "Edit": "mechinterp.hooks",

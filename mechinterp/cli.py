@@ -70,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = {"study": _study, "train": _train, "runs": _runs}
     try:
         if words[0] not in commands:
-            raise ValueError(f"expected a command of {sorted(commands)}, got {words[0]!r}; see mechinterp --help")
+            raise ValueError(
+                f"expected a command of {sorted(commands)}, got {words[0]!r}; see mechinterp --help"
+            )
         return commands[words[0]](words[1:])
     except KeyboardInterrupt:
         print("interrupted; the state is saved, and the same command goes on from it", file=sys.stderr)
@@ -153,7 +155,11 @@ def _train(words: list[str]) -> int:
         out: Path | None = None
         """Run folder; by default one below ``runs/``."""
 
-    groups = {g.name: {f.name for f in fields(g.default_factory())} for g in fields(Train) if g.name in ("task", "model")}
+    groups = {
+        g.name: {f.name for f in fields(g.default_factory())}
+        for g in fields(Train)
+        if g.name in ("task", "model")
+    }
     groups["recipe"] = {f.name for f in fields(known["fast"])}
     options = tyro.cli(Train, args=_spell_out(rest, groups), prog=f"mechinterp train {name}")
     changes = {f.name: getattr(options.model, f.name) for f in fields(default_model)
@@ -166,7 +172,8 @@ def _fit_into(out: Path, task: Any, model: Any, recipe: Any) -> int:
     runs, training = import_module("mechinterp.runs"), import_module("mechinterp.training")
     checkpoint = import_module("mechinterp.training.checkpoint")
     run = runs.Run.create(
-        out, {"kind": "train", "task": task.to_json(), "model": model.cfg.to_json(), "recipe": recipe.to_json()}
+        out,
+        {"kind": "train", "task": task.to_json(), "model": model.cfg.to_json(), "recipe": recipe.to_json()},
     )
     with _watch("train") as line:
         job = training.fit(model, task, recipe, folder=run.path, callbacks=[line])

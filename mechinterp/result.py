@@ -193,7 +193,7 @@ def format_number(value: Number) -> str:
     """A number to four digits, a dash for none."""
     if value is None:
         return "–"
-    if isinstance(value, int) or float(value).is_integer() and abs(value) < 1e6:
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e6):
         return str(int(value))
     return f"{value:.4g}"
 

@@ -58,7 +58,11 @@ def test_arrows_run_one_way(name):
 def test_no_module_is_part_of_a_circle():
     known = modules()
     graph = {
-        name: {t if t in known else f"{t}.__init__" for t in imports(path) if t in known or f"{t}.__init__" in known}
+        name: {
+            t if t in known else f"{t}.__init__"
+            for t in imports(path)
+            if t in known or f"{t}.__init__" in known
+        }
         for name, path in known.items()
     }
     try:
@@ -72,4 +76,6 @@ def test_only_one_door_to_transformer_lens():
         if name != "hooks":
             for node in ast.walk(ast.parse(path.read_text())):
                 module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-                assert not module.startswith("transformer_lens"), f"{name} opens a second door to TransformerLens"
+                assert not module.startswith("transformer_lens"), (
+                    f"{name} opens a second door to TransformerLens"
+                )

@@ -1,0 +1,1 @@
+"""What to ask of a trained network; each answer comes with its baseline and its control."""

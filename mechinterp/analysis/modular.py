@@ -183,7 +183,9 @@ def sufficiency(
     excluded_train; the interval is that of the null's restricted losses.
     """
     p = len(logits)
-    null = random_frequencies(p, min(len(frequencies), p // 2 - len(frequencies)), frequencies.tolist(), draws)
+    null = random_frequencies(
+        p, min(len(frequencies), p // 2 - len(frequencies)), frequencies.tolist(), draws
+    )
     values = {
         "full_test": pair_loss(logits, targets, test),
         "restricted_test": pair_loss(restricted(logits, frequencies), targets, test),
@@ -192,11 +194,17 @@ def sufficiency(
     }
     random_restricted = [pair_loss(restricted(logits, k), targets, test) for k in null]
     random_excluded = [pair_loss(excluded(logits, k), targets, train) for k in null]
-    control = {**values, "restricted_test": np.mean(random_restricted), "excluded_train": np.mean(random_excluded)}
+    control = {
+        **values,
+        "restricted_test": np.mean(random_restricted),
+        "excluded_train": np.mean(random_excluded),
+    }
     measures = {"measure": list(values)}
     return Result(
         name="sufficiency",
-        values=xr.DataArray(list(values.values()), dims=("measure",), coords=measures, attrs={"units": "nats"}),
+        values=xr.DataArray(
+            list(values.values()), dims=("measure",), coords=measures, attrs={"units": "nats"}
+        ),
         trivial=float(np.log(p)),
         control=xr.DataArray(list(control.values()), dims=("measure",), coords=measures),
         control_kind=f"{len(null[0])} random other frequencies, mean of {draws} draws",

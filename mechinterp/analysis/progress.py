@@ -28,9 +28,7 @@ def pair_loss(
     return torch.nn.functional.cross_entropy(flat, answers).item()
 
 
-def restricted(
-    logits: Float[Tensor, "p p c"], frequencies: Int[Tensor, " k"]
-) -> Float[Tensor, "p p c"]:
+def restricted(logits: Float[Tensor, "p p c"], frequencies: Int[Tensor, " k"]) -> Float[Tensor, "p p c"]:
     """The logits' part of the given frequencies of a + b, and each answer's mean over pairs.
 
     For each answer the logits over all pairs are projected on cos w_k (a + b) and
@@ -40,9 +38,7 @@ def restricted(
     return kept + (logits - kept).mean((0, 1))
 
 
-def excluded(
-    logits: Float[Tensor, "p p c"], frequencies: Int[Tensor, " k"]
-) -> Float[Tensor, "p p c"]:
+def excluded(logits: Float[Tensor, "p p c"], frequencies: Int[Tensor, " k"]) -> Float[Tensor, "p p c"]:
     """The logits without their part of the given frequencies of a + b."""
     return logits - project_sum_frequencies(logits, frequencies)
 

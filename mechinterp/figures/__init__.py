@@ -40,5 +40,7 @@ def draw(result: Result) -> go.Figure:
         ValueError: no figure is known for it.
     """
     if result.name not in _DRAWN_BY:
-        raise ValueError(f"expected a result of {sorted(_DRAWN_BY)}, got {result.name!r}; draw its values yourself")
+        raise ValueError(
+            f"expected a result of {sorted(_DRAWN_BY)}, got {result.name!r}; draw its values yourself"
+        )
     return _DRAWN_BY[result.name](result)

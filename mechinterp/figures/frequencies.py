@@ -88,7 +88,9 @@ def neuron_map(result: Result) -> go.Figure:
     for values, name, colour in (
         (shares.max(0), "trained", BLUE), (result.control.values, "untrained", GREY),
     ):  # fmt: skip
-        figure.add_histogram(x=values, name=name, xbins=edges, marker={"color": colour}, opacity=0.75, row=1, col=2)
+        figure.add_histogram(
+            x=values, name=name, xbins=edges, marker={"color": colour}, opacity=0.75, row=1, col=2
+        )
     figure.update_layout(barmode="overlay")
     figure.add_vline(x=0.85, line={"color": "#444", "dash": "dot"}, row=1, col=2)
     figure.update_xaxes(title="neuron, sorted by frequency", row=1, col=1)
@@ -116,7 +118,10 @@ def cluster_heatmaps(result: Result) -> go.Figure:
     figure.update_yaxes(title="cluster", col=1, autorange="reversed")
     figure.update_yaxes(autorange="reversed", col=2)
     return styled(
-        figure, "Neuron clusters: share of a frequency that goes, or follows the patch", height=640, legend=False
+        figure,
+        "Neuron clusters: share of a frequency that goes, or follows the patch",
+        height=640,
+        legend=False,
     )
 
 
@@ -157,7 +162,11 @@ def sufficiency_bars(result: Result) -> go.Figure:
     figure.add_bar(x=x, y=result.values.values, name="key frequencies", marker={"color": BLUE})
     figure.add_bar(x=x, y=result.control.values, name=result.control_kind, marker={"color": GREY})
     figure.add_scatter(
-        x=x, y=[result.trivial] * len(x), name="uniform guess", mode="lines", line={"color": "#444", "dash": "dot"}
+        x=x,
+        y=[result.trivial] * len(x),
+        name="uniform guess",
+        mode="lines",
+        line={"color": "#444", "dash": "dot"},
     )
     figure.update_yaxes(title="loss (nats)", type="log", exponentformat="power")
     return styled(figure, "Key frequencies are enough, and without them nothing is left", height=420)

@@ -68,6 +68,8 @@ def progress(result: Result) -> go.Figure:
     )  # fmt: skip
     figure.update_yaxes(title="loss (nats)", type="log", exponentformat="power", row=1, col=1)
     figure.update_yaxes(title="Gini", range=[0, 1], row=2, col=1, secondary_y=False)
-    figure.update_yaxes(title="weight norm", rangemode="tozero", showgrid=False, row=2, col=1, secondary_y=True)
+    figure.update_yaxes(
+        title="weight norm", rangemode="tozero", showgrid=False, row=2, col=1, secondary_y=True
+    )
     figure.update_xaxes(title="step (full batch)", row=2, col=1)
     return styled(figure, "Progress measures: the circuit forms before the test loss falls", height=540)

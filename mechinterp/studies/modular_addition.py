@@ -93,7 +93,12 @@ def study(config: ModularAdditionStudy, out: str | Path, watch: Watch = silent) 
     job = _train(model, task, recipe, run.path, watch, "train")
     untrained = config.network(task)
     control = _train(
-        config.network(task), task, _without_decay(recipe, job.step), run.path / "no_decay", watch, "control: no decay"
+        config.network(task),
+        task,
+        _without_decay(recipe, job.step),
+        run.path / "no_decay",
+        watch,
+        "control: no decay",
     )
     found = Anatomy.of(model, untrained, job, control)
     results = found.results()
@@ -217,7 +222,9 @@ class Anatomy:
         ]
         clusters = clusters_by_frequency(_shares(found[4]), self.keys)
         if all(len(cluster) for cluster in clusters):
-            sample = torch.randperm(self.task.p**2, generator=torch.Generator().manual_seed(self.task.seed))[:2000]
+            sample = torch.randperm(self.task.p**2, generator=torch.Generator().manual_seed(self.task.seed))[
+                :2000
+            ]
             everything = self.task.everything[sample]
             with torch.no_grad():
                 found.append(
@@ -331,11 +338,11 @@ class Anatomy:
         ]  # fmt: skip
 
     def _cause(self, effects: Result | None) -> Claim:
-        statement = (
-            "Ablating a frequency's neurons takes at least 80 % of it from the logits and, patched, it follows them"
-        )
+        statement = "Ablating a frequency's neurons takes at least 80 % of it from the logits and, patched, it follows them"
         if effects is None:
-            return self._claim("neurons_cause_the_answer", statement, None, False, control_kind="no cluster found")
+            return self._claim(
+                "neurons_cause_the_answer", statement, None, False, control_kind="no cluster found"
+            )
         own = np.diagonal(effects.values.values, axis1=1, axis2=2)
         random = np.diagonal(effects.control.values, axis1=1, axis2=2)
         return self._claim(
@@ -399,7 +406,9 @@ def training_curves(job: Fit, task: ModularAddition, provenance: dict[str, Any])
 
 
 @torch.no_grad()
-def progress_series(job: Fit, task: ModularAddition, keys: Int[Tensor, " k"], provenance: dict[str, Any]) -> Result:
+def progress_series(
+    job: Fit, task: ModularAddition, keys: Int[Tensor, " k"], provenance: dict[str, Any]
+) -> Result:
     """Progress measures at every checkpoint, for the key frequencies of the trained network."""
     model = build(task, **{"init_mode": job.model.cfg.init_mode})
     everything, p = task.everything, task.p
@@ -430,7 +439,9 @@ def progress_series(job: Fit, task: ModularAddition, keys: Int[Tensor, " k"], pr
     dims = ("measure", "step")
     return Result(
         name="progress",
-        values=xr.DataArray(np.array(series).T, dims=dims, coords=coords, attrs={"units": "nats, Gini, norm"}),
+        values=xr.DataArray(
+            np.array(series).T, dims=dims, coords=coords, attrs={"units": "nats, Gini, norm"}
+        ),
         trivial=float(np.log(p)),
         control=xr.DataArray(np.array(control).T, dims=dims, coords=coords),
         control_kind="as many random other frequencies",
@@ -473,9 +484,14 @@ def phase_claim(grid: Result) -> Claim:
     """Judge the grid: with weight decay more networks grok, and sooner with more data."""
     steps = grid.values.sel(measure="steps")
     with_decay = steps.sel(weight_decay=[0.3, 1.0, 2.0])
-    rate, rate_without = float(with_decay.notnull().mean()), float(steps.sel(weight_decay=0.0).notnull().mean())
+    rate, rate_without = (
+        float(with_decay.notnull().mean()),
+        float(steps.sel(weight_decay=0.0).notnull().mean()),
+    )
     sooner = [
-        bool((np.diff(row[np.isfinite(row)]) <= 0).all()) for row in with_decay.values if np.isfinite(row).sum() > 1
+        bool((np.diff(row[np.isfinite(row)]) <= 0).all())
+        for row in with_decay.values
+        if np.isfinite(row).sum() > 1
     ]
     n = int(with_decay.size)
     return Claim(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mechinterp.files import write_json
-from mechinterp.tasks.base import Batch, Task
+from mechinterp.tasks.base import Task
 from mechinterp.training.checkpoint import CheckpointSeries, load_state, save_state
 from mechinterp.training.recipe import Recipe
+from mechinterp.training.step import Stepper
 
 
 class Diverged(RuntimeError):
@@ -86,15 +89,14 @@ def fit(
             training.
 
     Returns:
-        The finished ``Fit``. Ctrl-C ends training as a stop would, state saved,
-        with ``stopped == "interrupted"``.
+        The finished ``Fit``. Ctrl-C ends training as a stop would, with the state saved and
+        ``stopped == "interrupted"``.
 
     Raises:
         Diverged: the loss is not finite; the message names the step, the last good checkpoint
             and what to try.
         ValueError: the folder holds the state of another task or recipe, or a damaged one.
     """
-    _keep_freed_memory()
     place = None if folder is None else Path(folder)
     series = CheckpointSeries(None if place is None else place / "checkpoints")
     job = Fit(model, task, recipe, History(), series)
@@ -102,33 +104,50 @@ def fit(
     loop.resume()
     began = time.perf_counter() - job.history.seconds
     try:
-        while not job.stopped:
-            loop.advance()
-            job.history.seconds = time.perf_counter() - began
-            loop.keep()
+        with between_steps() as interrupted:
+            while not job.stopped:
+                loop.advance()
+                job.history.seconds = time.perf_counter() - began
+                if interrupted():
+                    job.stopped = job.stopped or "interrupted"
     except KeyboardInterrupt:
         job.stopped = "interrupted"
     loop.save()
     return job
 
 
+@contextmanager
+def between_steps() -> Iterator[Callable[[], bool]]:
+    """Hold back Ctrl-C until asked for, so that no step is left half taken; a second one acts at once.
+
+    Elsewhere than in the main thread signals cannot be held back, and this does nothing.
+    """
+    asked: list[bool] = []
+
+    def hold(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(True)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, hold)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class _Loop:
-    """The state that a step reads and writes."""
+    """Steps, measurements, and when to stop."""
 
     def __init__(self, job: Fit, place: Path | None, callbacks: Sequence[Callback]) -> None:
-        recipe = job.recipe
         self.job, self.place, self.callbacks = job, place, callbacks
-        device = next(job.model.parameters()).device
-        self.train, self.test = job.task.dataset("train").to(device), job.task.dataset("test").to(device)
-        self.weights = [weight for weight in job.model.parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.weights, recipe.lr, recipe.betas, recipe.eps, recipe.weight_decay, fused=True
-        )
-        self.dtype = getattr(torch, recipe.loss_dtype)
-        self.generator = torch.Generator().manual_seed(recipe.seed)
-        self.order = torch.empty(0, dtype=torch.long)
-        self.kept_at = recipe.checkpoint_steps()
-        self.end, self.best, self.since_best = recipe.steps, math.inf, 0
+        self.stepper = Stepper(job.model, job.task, job.recipe)
+        self.test = job.task.dataset("test").to(next(job.model.parameters()).device)
+        self.kept_at = job.recipe.checkpoint_steps()
+        self.end, self.best, self.since_best = job.recipe.steps, math.inf, 0
 
     def advance(self) -> None:
         """Take one step, and measure when it is time."""
@@ -136,49 +155,37 @@ class _Loop:
         if job.step == 0 and not job.history.steps:
             self.measure()
         job.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.lr_at(job.step)
-        batch = self.next_batch()
-        loss = job.task.loss(job.task.outputs(job.model, batch), batch, self.dtype)
-        value = loss.item()
-        if not math.isfinite(value):
+        loss = self.stepper.step()
+        if not math.isfinite(loss):
             raise Diverged(
-                f"expected a finite loss, got {value} at step {job.step}; the last good checkpoint is "
+                f"expected a finite loss, got {loss} at step {job.step}; the last good checkpoint is "
                 f"of step {max(job.checkpoints.steps, default=None)}; lower lr ({recipe.lr}), set "
                 f"clip_norm ({recipe.clip_norm}) or lengthen warmup ({recipe.warmup})"
             )
-        self.optimizer.zero_grad()
-        loss.backward()
-        if recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.weights, recipe.clip_norm)
-        self.optimizer.step()
-        job.history.train_loss.append(value)
+        job.history.train_loss.append(loss)
         job.step += 1
+        if job.step in self.kept_at:
+            job.checkpoints.add(job.step, job.model)
         if job.step % recipe.eval_every == 0 or job.step == self.end:
             self.measure()
             self.decide()
-
-    def next_batch(self) -> Batch:
-        """The full batch, or the next rows of this epoch's order."""
-        size = self.job.recipe.batch_size
-        if size is None or size >= len(self.train):
-            return self.train
-        if len(self.order) < size:
-            self.order = torch.randperm(len(self.train), generator=self.generator)
-        rows, self.order = self.order[:size], self.order[size:]
-        return self.train[rows]
+        if job.stopped and self.kept_at:
+            job.checkpoints.add(job.step, job.model)
+        if not job.stopped and job.step % recipe.save_every == 0:
+            self.save()
 
     @torch.no_grad()
     def measure(self) -> None:
         """Test loss and score, train score, and the norm of the trained weights."""
-        job, history = self.job, self.job.history
+        job, history, stepper = self.job, self.job.history, self.stepper
         job.model.eval()
         outputs = job.task.outputs(job.model, self.test)
         history.steps.append(job.step)
-        history.test_loss.append(job.task.loss(outputs, self.test, self.dtype).item())
+        history.test_loss.append(job.task.loss(outputs, self.test, stepper.dtype).item())
         history.test_score.append(job.task.score(outputs, self.test))
-        history.train_score.append(job.task.score(job.task.outputs(job.model, self.train), self.train))
-        history.weight_norm.append(math.sqrt(sum(w.double().square().sum().item() for w in self.weights)))
+        history.train_score.append(job.task.score(job.task.outputs(job.model, stepper.train), stepper.train))
+        squares = sum(weight.double().square().sum().item() for weight in stepper.weights)
+        history.weight_norm.append(math.sqrt(squares))
         if job.step == 0 and 0 in self.kept_at:
             job.checkpoints.add(0, job.model)
 
@@ -191,26 +198,24 @@ class _Loop:
             self.since_best += 1
         reached = recipe.stop_at_score is not None and history.test_score[-1] >= recipe.stop_at_score
         if reached and self.end == recipe.steps and job.step < self.end:
-            self.end = min(recipe.steps, job.step + recipe.cleanup_steps)
-            for group in self.optimizer.param_groups:
-                if recipe.cleanup_weight_decay is not None:
-                    group["weight_decay"] = recipe.cleanup_weight_decay
-                if recipe.cleanup_eps is not None:
-                    group["eps"] = recipe.cleanup_eps
-        if any([callback(job) for callback in self.callbacks]):
+            self.clean_up()
+        asked = [callback(job) for callback in self.callbacks]  # all of them, whichever asks
+        if any(asked):
             job.stopped = "callback"
         elif recipe.patience is not None and self.since_best >= recipe.patience:
             job.stopped = "patience"
         elif job.step >= self.end:
-            job.stopped = "steps" if self.end == recipe.steps and not reached else "score"
+            job.stopped = "score" if self.end < recipe.steps or reached else "steps"
 
-    def keep(self) -> None:
-        """Add to the checkpoint series, and save the state now and then."""
-        job = self.job
-        if job.step in self.kept_at or (job.stopped and self.kept_at):
-            job.checkpoints.add(job.step, job.model)
-        if job.step % job.recipe.save_every == 0 and not job.stopped:
-            self.save()
+    def clean_up(self) -> None:
+        """The score is reached: set the end, and the optimiser for the steps up to it."""
+        recipe = self.job.recipe
+        self.end = min(recipe.steps, self.job.step + recipe.cleanup_steps)
+        for group in self.stepper.optimizer.param_groups:
+            if recipe.cleanup_weight_decay is not None:
+                group["weight_decay"] = recipe.cleanup_weight_decay
+            if recipe.cleanup_eps is not None:
+                group["eps"] = recipe.cleanup_eps
 
     def save(self) -> None:
         """Write what ``resume`` reads."""
@@ -220,12 +225,9 @@ class _Loop:
         job = self.job
         state = {
             "of": self.identity(),
-            "model": job.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "stepper": self.stepper.state(),
             "history": job.history.to_json(),
-            "loop": [job.step, job.stopped, self.end, self.best, self.since_best],
-            "order": self.order,
-            "generator": self.generator.get_state(),
+            "loop": [job.stopped, self.end, self.best, self.since_best],
         }
         save_state(self.place / "state.pt", state)
         write_json(self.place / "history.json", job.history.to_json())
@@ -241,30 +243,15 @@ class _Loop:
                 "choose an empty folder"
             )
         job = self.job
-        job.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.stepper.load(state["stepper"])
         job.history = History(**state["history"])
-        job.step, stopped, self.end, self.best, self.since_best = state["loop"]
+        stopped, self.end, self.best, self.since_best = state["loop"]
+        job.step = self.stepper.steps
         job.stopped = "" if stopped == "interrupted" else stopped
-        self.order = state["order"]
-        self.generator.set_state(state["generator"])
         job.checkpoints.drop_after(job.step)
 
     def identity(self) -> str:
         """What must agree between a saved state and the training that goes on from it."""
-        return repr((self.job.task.to_json(), self.job.recipe.to_json()))
-
-
-def _keep_freed_memory() -> None:
-    """Ask the C library to keep freed blocks of up to 32 MiB for the next step.
-
-    By default glibc hands the activations' memory back to the system at every step and pays
-    for fresh pages at the next. Elsewhere than on glibc this does nothing.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    trim_threshold, mmap_threshold = -1, -3
-    mallopt(trim_threshold, 1 << 30)
-    mallopt(mmap_threshold, 32 << 20)
+        model = getattr(self.job.model, "cfg", None)
+        config = model.to_json() if hasattr(model, "to_json") else None
+        return repr((self.job.task.to_json(), self.job.recipe.to_json(), {**(config or {}), "seed": None}))

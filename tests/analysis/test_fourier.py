@@ -66,7 +66,9 @@ def test_a_unit_of_one_frequency_has_share_one_and_noise_little():
     p = 31
     x = torch.arange(p, dtype=torch.float64)
     angle = 2 * torch.pi * 4 * x / p
-    planted = (angle[:, None].cos() + (angle + 1.0).sin() + angle[:, None].sin() * angle.cos() + 7.0)[..., None]
+    planted = (angle[:, None].cos() + (angle + 1.0).sin() + angle[:, None].sin() * angle.cos() + 7.0)[
+        ..., None
+    ]
     share = pair_frequency_share(planted)
     assert share[3, 0] == pytest.approx(1.0)
     noise = pair_frequency_share(torch.randn(p, p, 50, generator=torch.Generator().manual_seed(0)))

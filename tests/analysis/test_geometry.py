@@ -19,7 +19,9 @@ def ring(p, k, d=10, squash=1.0, seed=0):
 def test_components_recover_a_planted_axis():
     generator = torch.Generator().manual_seed(0)
     axis = torch.nn.functional.normalize(torch.randn(6, generator=generator).double(), dim=0)
-    x = torch.randn(500, 1, generator=generator).double() * axis * 5 + 0.1 * torch.randn(500, 6, generator=generator)
+    x = torch.randn(500, 1, generator=generator).double() * axis * 5 + 0.1 * torch.randn(
+        500, 6, generator=generator
+    )
     _, axes, share = pca(x, 2)
     assert (axes[0] @ axis).abs() > 0.999
     assert share[0] > 0.98

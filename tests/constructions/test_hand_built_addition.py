@@ -80,7 +80,9 @@ def test_neuron_clusters_carry_their_frequency_and_no_other(p, planted):
     task, model, found = hand_built(p, planted)
     keys = torch.tensor(planted)
     clusters = clusters_by_frequency(pair_frequency_share(found.neurons), keys)
-    assert [cluster.tolist() for cluster in clusters] == [list(range(5 * f, 5 * f + 5)) for f in range(len(planted))]
+    assert [cluster.tolist() for cluster in clusters] == [
+        list(range(5 * f, 5 * f + 5)) for f in range(len(planted))
+    ]
     batch = task.everything
     result = cluster_effects(model, batch.inputs, batch.targets[:, 0], clusters, keys, ABOUT, draws=2)
     ablated = torch.tensor(result.values.sel(operation="ablate").values)
@@ -99,7 +101,11 @@ def test_it_is_a_pizza():
 
 @pytest.mark.parametrize(
     ("p", "more", "message"),
-    [(12, {}, "odd p"), (13, {"frequencies": [7]}, "distinct frequencies"), (13, {"directions": 4}, "directions")],
+    [
+        (12, {}, "odd p"),
+        (13, {"frequencies": [7]}, "distinct frequencies"),
+        (13, {"directions": 4}, "directions"),
+    ],
 )
 def test_what_cannot_be_built_is_refused(p, more, message):
     with pytest.raises(ValueError, match=message):

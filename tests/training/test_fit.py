@@ -1,5 +1,6 @@
 """The training loop: it learns, stops when told, survives interruption to the bit, and says what broke."""
 
+import signal
 from dataclasses import replace
 
 import pytest
@@ -52,6 +53,18 @@ def test_resuming_after_an_interruption_gives_the_same_bits(tmp_path, batch_size
     assert job.history.train_loss == whole.history.train_loss
     assert job.history.test_loss == whole.history.test_loss
     assert job.checkpoints.steps == whole.checkpoints.steps
+
+
+def test_ctrl_c_waits_for_the_end_of_the_step_and_leaves_the_handler_as_it_was(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+
+    def press(job):
+        if job.step == 8:
+            signal.raise_signal(signal.SIGINT)
+
+    job = fit(network(), TASK, RECIPE, folder=tmp_path, callbacks=[press])
+    assert (job.stopped, job.step) == ("interrupted", 8)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_finished_training_is_not_repeated(tmp_path):

@@ -1,0 +1,6 @@
+"""Run every benchmark, one after the other."""
+
+import importlib
+
+for name in ("import_time", "step_time", "time_to_grok"):
+    importlib.import_module(f"benchmarks.{name}").main()

@@ -1,0 +1,91 @@
+"""One optimiser step: the part of training that runs thousands of times."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+
+from mechinterp.tasks.base import Batch, Task
+from mechinterp.training.recipe import Recipe
+
+
+class Stepper:
+    """A model, its data and its optimiser; each ``step`` takes one and returns the loss before it."""
+
+    def __init__(self, model: nn.Module, task: Task, recipe: Recipe) -> None:
+        keep_freed_memory()
+        self.model, self.task, self.recipe, self.steps = model, task, recipe, 0
+        self.train = task.dataset("train").to(next(model.parameters()).device)
+        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.weights, recipe.lr, recipe.betas, recipe.eps, recipe.weight_decay, fused=True
+        )
+        self.dtype = getattr(torch, recipe.loss_dtype)
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.order = torch.empty(0, dtype=torch.long)
+
+    def step(self) -> float:
+        """Take one step; a loss that is not finite is returned and changes nothing."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.lr_at(self.steps)
+        batch = self.next_batch()
+        loss = self.task.loss(self.task.outputs(self.model, batch), batch, self.dtype)
+        value = loss.item()
+        if value - value != 0:  # infinite or not a number
+            return value
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.weights, self.recipe.clip_norm)
+        self.optimizer.step()
+        self.steps += 1
+        return value
+
+    def next_batch(self) -> Batch:
+        """The full batch, or the next rows of this epoch's order."""
+        size = self.recipe.batch_size
+        if size is None or size >= len(self.train):
+            return self.train
+        if len(self.order) < size:
+            self.order = torch.randperm(len(self.train), generator=self.generator)
+        rows, self.order = self.order[:size], self.order[size:]
+        return self.train[rows.to(self.train.inputs.device)]
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, besides the task and the recipe."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps,
+            "order": self.order,
+            "generator": self.generator.get_state(),
+            "torch_generator": torch.get_rng_state(),  # dropout draws from it
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state`` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps, self.order = state["steps"], state["order"]
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_generator"])
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Ask the C library to keep freed blocks of up to 32 MiB for the next step.
+
+    By default glibc hands the activations' memory back to the system at every step and pays
+    for fresh pages at the next. Elsewhere than on glibc this does nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3
+    mallopt(trim_threshold, 1 << 30)
+    mallopt(mmap_threshold, 32 << 20)

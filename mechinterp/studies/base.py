@@ -1,18 +1,36 @@
-"""What every study has in common: it ends in a table of claims, on screen, as JSON and as a page."""
+"""What every study has in common: it trains, and ends in a table of claims."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import xarray as xr
+from torch import nn
+
 from mechinterp.report import Section, report
 from mechinterp.result import Claim, Result
 from mechinterp.runs import Run, environment
+from mechinterp.tasks.base import Task
+from mechinterp.training.fit import Callback, Fit, History, fit
+from mechinterp.training.recipe import Recipe
 
-Say = Callable[[str], None]
+Watch = Callable[[str], AbstractContextManager[Callback]]
+"""Given a label, a context that yields a callback to follow a training with."""
+
+FITTED = 0.99
+"""The score from which a split counts as fitted when transitions are dated."""
+
+
+@contextmanager
+def silent(_: str) -> Iterator[Callback]:
+    """Watch nothing."""
+    yield lambda job: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +87,62 @@ class Stopwatch:
     def seconds(self) -> float:
         """Seconds so far."""
         return time.perf_counter() - self.began
+
+
+def train(
+    model: nn.Module, task: Task, recipe: Recipe, folder: Path, watch: Watch = silent, label: str = "train"
+) -> Fit:
+    """``fit``, watched; an interruption ends the whole study.
+
+    Raises:
+        KeyboardInterrupt: training was interrupted; its state is saved.
+    """
+    with watch(label) as callback:
+        job = fit(model, task, recipe, folder=folder, callbacks=[callback])
+    if job.stopped == "interrupted":
+        raise KeyboardInterrupt
+    return job
+
+
+def first_step(history: History, split: str, least: float = FITTED) -> int | None:
+    """The first measured step at which the score of a split (``"train"``, ``"test"``) reaches ``least``."""
+    scores = getattr(history, f"{split}_score")
+    return next((step for step, score in zip(history.steps, scores) if score >= least), None)
+
+
+def gap_bounds(history: History) -> tuple[float, float] | None:
+    """The least and most steps between fitting train and test that the measurements allow."""
+    ends = [first_step(history, split) for split in ("train", "test")]
+    if ends[0] is None or ends[1] is None:
+        return None
+    before = [history.steps[max(0, history.steps.index(end) - 1)] for end in ends]
+    return float(before[1] - ends[0]), float(ends[1] - before[0])
+
+
+def training_curves(job: Fit, uniform_loss: float, provenance: dict[str, Any]) -> Result:
+    """Losses and scores at the measured steps; ``extra["gap"]`` is the grokking gap, in steps.
+
+    Args:
+        uniform_loss: the loss of a uniform guess, drawn for comparison.
+    """
+    history = job.history
+    last = len(history.train_loss) - 1
+    measures = {
+        "train_loss": [history.train_loss[min(step, last)] for step in history.steps],
+        "test_loss": history.test_loss,
+        "train_score": history.train_score,
+        "test_score": history.test_score,
+    }
+    gap = [first_step(history, split) for split in ("train", "test")]
+    return Result(
+        name="training_curves",
+        values=xr.DataArray(
+            list(measures.values()),
+            dims=("measure", "step"),
+            coords={"measure": list(measures), "step": history.steps},
+            attrs={"units": "nats, accuracy"},
+        ),
+        trivial=uniform_loss,
+        provenance={**provenance, "split": "train and test", "seconds": round(history.seconds, 2)},
+        extra={"gap": xr.DataArray([np.nan if step is None else float(step) for step in gap], dims=("end",))},
+    )

@@ -113,6 +113,14 @@ class ModularAddition(Task):
 
     def dataset(self, split: Split) -> Batch:
         """The pairs of a split, in the order in which the seed drew them."""
+        return self.everything[self.rows(split)]
+
+    def rows(self, split: Split) -> Int[Tensor, " row"]:
+        """Which pairs a split has, as indices of ``everything``.
+
+        Raises:
+            ValueError: a split that is neither train nor test.
+        """
         if split not in self._split:
-            raise ValueError(f"expected split train or test, got {split!r}")
-        return self.everything[self._split[split]]
+            raise ValueError(f"expected split train or test, got {split!r}; there is no other")
+        return self._split[split]

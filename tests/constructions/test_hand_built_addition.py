@@ -63,12 +63,12 @@ def test_every_spectrum_has_the_planted_frequencies_and_no_other(p, planted):
 def test_each_result_says_so_beside_its_null(p, planted):
     task, _, found = hand_built(p, planted)
     keys = torch.tensor(planted)
-    targets, rows = task.everything.targets.view(p, p), task._split
+    targets = task.everything.targets.view(p, p)
     circles = modular.circles(found.embedding, noise(found.embedding), keys, ABOUT)
     assert float(circles.values.sum()) == pytest.approx(1.0, abs=1e-6)
     assert float(circles.extra["roundness"].sel(network="trained").min()) == pytest.approx(1.0, abs=1e-5)
     assert float(circles.control.sum()) < 0.5
-    enough = modular.sufficiency(found.logits, targets, keys, rows["train"], rows["test"], ABOUT)
+    enough = modular.sufficiency(found.logits, targets, keys, task.rows("train"), task.rows("test"), ABOUT)
     value, control = enough.values, enough.control
     assert float(value.sel(measure="restricted_test")) < 0.05 < float(control.sel(measure="restricted_test"))
     assert float(value.sel(measure="excluded_train")) > 1.0

@@ -1,0 +1,87 @@
+"""Where the network groks, over weight decay and the share of the pairs that train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from mechinterp.analysis.fourier import key_frequencies, trigonometric_share
+from mechinterp.analysis.statistics import proportion_interval
+from mechinterp.models.transformer import HookedTransformer
+from mechinterp.result import Claim, Result
+from mechinterp.studies.base import FITTED, Watch, train
+from mechinterp.studies.modular_addition.anatomy import Activations
+from mechinterp.tasks.modular_addition import ModularAddition
+from mechinterp.training.recipes import FAST
+
+DECAYS = (0.0, 0.3, 1.0, 2.0)
+FRACTIONS = (0.2, 0.3, 0.5, 0.7)
+
+
+def phase_grid(
+    base: ModularAddition,
+    network: Callable[[ModularAddition], HookedTransformer],
+    folder: Path,
+    watch: Watch,
+) -> Result:
+    """Train every cell by the fast recipe: whether, when, and with how many frequencies it groks."""
+    recipe = replace(FAST, checkpoints=0, cleanup_steps=0, stop_at_score=FITTED)
+    cells = np.full((3, len(DECAYS), len(FRACTIONS)), np.nan)
+    for i, decay in enumerate(DECAYS):
+        for j, fraction in enumerate(FRACTIONS):
+            task = replace(base, train_fraction=fraction)
+            label = f"decay {decay:g}, train {fraction:.0%}"
+            place = folder / f"decay_{decay}_train_{fraction}"
+            model = network(task)
+            job = train(model, task, replace(recipe, weight_decay=decay), place, watch, label)
+            cells[2, i, j] = job.history.test_score[-1]
+            if cells[2, i, j] >= FITTED:
+                keys = key_frequencies(trigonometric_share(Activations.of(model, task).logits))
+                cells[:2, i, j] = job.step, len(keys)
+    coords = {
+        "measure": ["steps", "key_frequencies", "test_score"],
+        "weight_decay": list(DECAYS),
+        "train_fraction": list(FRACTIONS),
+    }
+    return Result(
+        name="decay_and_fraction_phase",
+        values=xr.DataArray(cells, dims=tuple(coords), coords=coords, attrs={"units": "steps"}),
+        trivial=base.trivial,
+        control=xr.DataArray(
+            cells[2, 0], dims=("train_fraction",), coords={"train_fraction": list(FRACTIONS)}
+        ),
+        control_kind="test accuracy without weight decay",
+        provenance={
+            "seed": base.seed,
+            "p": base.p,
+            "most steps": recipe.steps,
+            "groks": f"test accuracy >= {FITTED}",
+        },
+    )
+
+
+def phase_claim(grid: Result) -> Claim:
+    """Judge the grid: with weight decay more networks grok, and sooner with more data."""
+    steps = grid.values.sel(measure="steps")
+    decayed = steps.sel(weight_decay=[decay for decay in DECAYS if decay > 0])
+    rate, rate_without = float(decayed.notnull().mean()), float(steps.sel(weight_decay=0.0).notnull().mean())
+    times = [row[np.isfinite(row)] for row in decayed.values]
+    sooner = [bool((np.diff(row) <= 0).all()) for row in times if len(row) > 1]
+    n = int(decayed.size)
+    return Claim(
+        id="decay_and_fraction_phase",
+        statement="With weight decay more networks grok within the budget than without, and the sooner the "
+        "more pairs train",
+        value=rate,
+        trivial=0.0,
+        control=rate_without,
+        control_kind="without weight decay",
+        interval=proportion_interval(round(rate * n), n),
+        interval_over="cells of the grid",
+        verdict="holds" if rate > rate_without and sooner and all(sooner) else "fails",
+        source="Nanda et al. (2023), appendix",
+    )

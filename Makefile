@@ -44,7 +44,7 @@ studies: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.results
 
 notebooks: $(VENV)/.installed
-	$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	PLOTLY_RENDERER=png $(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 golden: $(VENV3)/.installed
 	$(VENV3)/bin/python tests/golden/make_golden.py

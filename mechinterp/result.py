@@ -7,25 +7,35 @@ and are plain JSON on disk.
 
 from __future__ import annotations
 
+import html
 import importlib
-import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
 
+from mechinterp.files import plain, read_json, write_json
+from mechinterp.records import (
+    array_from_json,
+    array_to_json,
+    interval_from_json,
+    number_from_json,
+    read_fields,
+)
+
 Number = float | int | None
-Interval = tuple[float, float] | None
+Interval = tuple[Number, Number] | None
 Verdict = Literal["holds", "fails", "untested"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
     """A measured value with named axes, beside what it is to be compared with.
+
+    Two results are equal if all of this is, numbers that are undefined (NaN) included.
 
     Args:
         name: which analysis, such as ``"key_frequencies"``; it also picks the figure.
@@ -49,11 +59,7 @@ class Result:
     extra: Mapping[str, xr.DataArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.control is not None and not self.control_kind:
-            raise ValueError(
-                f"expected {self.name} to say which null its control is, got an empty control_kind; "
-                'give it, for example "untrained network"'
-            )
+        _check_control(self.name, self.control, self.control_kind)
 
     def __str__(self) -> str:
         lines = [f"{self.name}  {dict(self.values.sizes)}  {self.values.attrs.get('units', '')}"]
@@ -65,8 +71,8 @@ class Result:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        figure = self.figure().to_html(full_html=False, include_plotlyjs=True)
-        return f"{figure}<pre>{self}</pre>"
+        figure = importlib.import_module("mechinterp.figures.html").embed(self.figure())
+        return f"{figure}<pre>{html.escape(str(self))}</pre>"
 
     def figure(self) -> Any:
         """A plotly figure of this result."""
@@ -74,37 +80,54 @@ class Result:
         return importlib.import_module("mechinterp.figures").draw(self)
 
     def to_json(self) -> dict[str, Any]:
-        """The whole result as plain JSON values."""
+        """The whole result as plain JSON values; a number that is not finite is null outside of arrays."""
         return {
             "name": self.name,
-            "values": _to_json(self.values),
-            "trivial": self.trivial,
-            "control": None if self.control is None else _to_json(self.control),
+            "values": array_to_json(self.values),
+            "trivial": plain(self.trivial),
+            "control": None if self.control is None else array_to_json(self.control),
             "control_kind": self.control_kind,
-            "interval": self.interval,
-            "provenance": dict(self.provenance),
-            "extra": {key: _to_json(array) for key, array in self.extra.items()},
+            "interval": plain(self.interval),
+            "provenance": plain(self.provenance),
+            "extra": {key: array_to_json(array) for key, array in self.extra.items()},
         }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Result:
-        """A result from ``to_json``'s record."""
-        parts = dict(record)
-        parts["values"] = xr.DataArray.from_dict(parts["values"])
-        if parts["control"] is not None:
-            parts["control"] = xr.DataArray.from_dict(parts["control"])
-        parts["interval"] = None if parts["interval"] is None else tuple(parts["interval"])
-        parts["extra"] = {key: xr.DataArray.from_dict(a) for key, a in parts["extra"].items()}
-        return cls(**parts)
+        """A result from ``to_json``'s record.
+
+        Raises:
+            ValueError: the record is not that of a result.
+        """
+        readers = {
+            "values": array_from_json,
+            "trivial": number_from_json,
+            "control": lambda array: None if array is None else array_from_json(array),
+            "interval": interval_from_json,
+            "provenance": dict,
+            "extra": lambda arrays: {key: array_from_json(array) for key, array in arrays.items()},
+        }
+        return cls(**read_fields(cls, record, readers))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Result) and self.to_json() == other.to_json()
 
     def save(self, path: str | Path) -> None:
-        """Write the result as JSON."""
-        Path(path).write_text(json.dumps(self.to_json()))
+        """Write the result as JSON, atomically."""
+        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
-        """Read a result that ``save`` wrote."""
-        return cls.from_json(json.loads(Path(path).read_text()))
+        """Read a result that ``save`` wrote.
+
+        Raises:
+            ValueError: the file is missing, damaged or not that of a result.
+        """
+        record = read_json(path)
+        try:
+            return cls.from_json(record)
+        except ValueError as error:
+            raise ValueError(f"in {path}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,20 +158,26 @@ class Claim:
     verdict: Verdict = "untested"
     source: str = ""
 
+    def __post_init__(self) -> None:
+        if self.verdict not in get_args(Verdict):
+            raise ValueError(
+                f"expected a verdict of {get_args(Verdict)}, got {self.verdict!r}; use verdict()"
+            )
+        _check_control(self.id, self.control, self.control_kind)
+
     def to_json(self) -> dict[str, Any]:
         """The claim as plain JSON values; numbers that are not finite become null."""
-        record = asdict(self)
-        for key in ("value", "trivial", "control"):
-            record[key] = _finite(record[key])
-        if self.interval is not None:
-            record["interval"] = [_finite(bound) for bound in self.interval]
-        return record
+        return plain(asdict(self))
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Claim:
-        """A claim from ``to_json``'s record."""
-        interval = record.get("interval")
-        return cls(**{**record, "interval": None if interval is None else tuple(interval)})
+        """A claim from ``to_json``'s record.
+
+        Raises:
+            ValueError: the record is not that of a claim.
+        """
+        numbers = dict.fromkeys(("value", "trivial", "control"), number_from_json)
+        return cls(**read_fields(cls, record, {**numbers, "interval": interval_from_json}))
 
     def __str__(self) -> str:
         parts = [f"{self.verdict.upper():9}{self.id}: {self.statement}", f"value {format_number(self.value)}"]
@@ -170,23 +199,22 @@ def claims_table(claims: Iterable[Claim]) -> str:
     """The claims as a table in Markdown."""
     rows = ["| claim | verdict | value | trivial | control | 95 % interval |", "|---|---|---|---|---|---|"]
     for claim in claims:
+        statement = " ".join(claim.statement.split()).replace("|", r"\|")
         control = format_number(claim.control) + (f" ({claim.control_kind})" if claim.control_kind else "")
         interval = format_interval(claim.interval) + (f" ({claim.interval_over})" if claim.interval else "")
         rows.append(
-            f"| `{claim.id}`: {claim.statement} | **{claim.verdict}** | {format_number(claim.value)} "
+            f"| `{claim.id}`: {statement} | **{claim.verdict}** | {format_number(claim.value)} "
             f"| {format_number(claim.trivial)} | {control} | {interval} |"
         )
     return "\n".join(rows)
 
 
-def _to_json(array: xr.DataArray) -> dict[str, Any]:
-    record = array.to_dict()
-    record["attrs"] = dict(array.attrs)
-    return record
-
-
-def _finite(value: Number) -> Number:
-    return value if value is None or math.isfinite(value) else None
+def _check_control(name: str, control: Any, kind: str) -> None:
+    if control is not None and not kind:
+        raise ValueError(
+            f"expected {name} to say which null its control is, got an empty control_kind; "
+            'give it, for example "untrained network"'
+        )
 
 
 def format_number(value: Number) -> str:
@@ -207,7 +235,13 @@ def _summary(array: xr.DataArray) -> str:
     numbers = np.asarray(array.values, dtype=float)
     if numbers.size == 1:
         return format_number(numbers.item())
+    there = numbers[~np.isnan(numbers)]
+    missing = (
+        f", undefined {numbers.size - there.size} of {numbers.size}" if there.size < numbers.size else ""
+    )
+    if there.size == 0:
+        return "nothing" + missing
     return (
-        f"mean {format_number(float(numbers.mean()))}, min {format_number(float(numbers.min()))}, "
-        f"max {format_number(float(numbers.max()))}"
+        f"mean {format_number(float(there.mean()))}, min {format_number(float(there.min()))}, "
+        f"max {format_number(float(there.max()))}{missing}"
     )

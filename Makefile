@@ -34,7 +34,7 @@ test-tl3: $(VENV3)/.installed
 	$(VENV3)/bin/python -m pytest tests/models tests/hooks tests/analysis tests/tl3
 
 lint: $(VENV)/.installed
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/ty check mechinterp
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks

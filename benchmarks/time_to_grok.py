@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,12 +45,16 @@ def bridge_of(model: HookedTransformer) -> nn.Module:
     native: Any = bridge.original_model
     block, attn, mlp = native.layers[0], model.blocks[0].attn, model.blocks[0].mlp
     matrices = [
-        (native.tok_embed.weight, model.W_E), (native.pos.weight, model.W_pos), (native.head.weight, model.W_U.T),
+        (native.tok_embed.weight, model.W_E),
+        (native.pos.weight, model.W_pos),
+        (native.head.weight, model.W_U.T),
         (block.attn.o.weight, rearrange(attn.W_O, "h e d -> d (h e)")),
-        (block.mlp.fc_in.weight, mlp.W_in.T), (block.mlp.fc_out.weight, mlp.W_out.T),
-        *[(getattr(block.attn, name.lower()).weight, rearrange(getattr(attn, f"W_{name}"), "h d e -> (h e) d"))
-          for name in "QKV"],
-    ]  # fmt: skip
+        (block.mlp.fc_in.weight, mlp.W_in.T),
+        (block.mlp.fc_out.weight, mlp.W_out.T),
+    ]
+    for name in "QKV":
+        weight = rearrange(getattr(attn, f"W_{name}"), "h d e -> (h e) d")
+        matrices.append((getattr(block.attn, name.lower()).weight, weight))
     with torch.no_grad():
         for target, source in matrices:
             target.copy_(source)
@@ -75,6 +80,7 @@ class BridgeEpoch:
         return -logits.log_softmax(-1).gather(1, batch.targets).mean()
 
     def __call__(self) -> tuple[float, float]:
+        """Train and test loss of one epoch."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr_at(self.steps)
         loss = self.loss(self.train)
@@ -97,6 +103,7 @@ class OurEpoch:
         )
 
     def __call__(self) -> tuple[float, float]:
+        """Train and test loss of one epoch."""
         loss = self.stepper.step()
         with torch.no_grad():
             outputs = self.task.outputs(self.stepper.model, self.test)
@@ -122,10 +129,11 @@ def main(rounds: int = SAME_LOSSES) -> None:
     model = modular_addition(task, init_mode="nanda")
     epochs = {"bridge": BridgeEpoch(bridge_of(model), task), "ours": OurEpoch(model, task)}
     losses: dict[str, list[tuple[float, float]]] = {name: [] for name in epochs}
-    times = alternate(
-        {name: (lambda name=name, epoch=epoch: losses[name].append(epoch())) for name, epoch in epochs.items()},
-        rounds, warmup=3,
-    )  # fmt: skip
+
+    def record(name: str) -> Callable[[], None]:
+        return lambda: losses[name].append(epochs[name]())
+
+    times = alternate({name: record(name) for name in epochs}, rounds)
     pairs = list(zip(losses["bridge"], losses["ours"]))[:SAME_LOSSES]
     apart = max(abs(a - b) for theirs, ours in pairs for a, b in zip(theirs, ours))
     runs = fast_seconds(range(5))

@@ -38,8 +38,8 @@ def modular_addition(
         scale: multiplies the logits, hence the margins.
 
     Returns:
-        A ``HookedTransformer`` of ``4 * len(frequencies)`` dimensions (points read, points found), one head of uniform
-        attention, and ``directions * len(frequencies)`` neurons, neuron ``f * R + j`` being
+        A ``HookedTransformer`` of ``4 * len(frequencies)`` dimensions (points read, points found), one
+        head of uniform attention, and ``directions * len(frequencies)`` neurons, neuron ``f * R + j`` being
         direction j of frequency f.
 
     Raises:

@@ -121,14 +121,14 @@ def summary(found: Anatomy, table: list[Claim]) -> str:
 _PLAN = (
     (
         "Training",
-        "The train split is fitted before the test split is. The shaded interval is the gap between the first "
-        "measurements at 99 %.",
+        "The train split is fitted before the test split is. The shaded interval is the gap between the "
+        "first measurements at 99 %.",
         ("training_curves",),
     ),
     (
         "Frequencies",
-        "In the Fourier basis over the numbers a few frequencies stand out: in the embedding, in what neurons "
-        "write to the answers, and in the logits. The grey line is the network before training.",
+        "In the Fourier basis over the numbers a few frequencies stand out: in the embedding, in what "
+        "neurons write to the answers, and in the logits. The grey line is the network before training.",
         ("embedding_spectrum", "readout_spectrum", "logit_frequencies"),
     ),
     (

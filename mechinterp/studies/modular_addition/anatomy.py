@@ -74,7 +74,8 @@ class Anatomy:
     def of(cls, untrained: HookedTransformer, job: Fit, control: Fit) -> Anatomy:
         """Run both networks on everything and find the key frequencies."""
         model, task = job.model.eval(), job.task
-        assert isinstance(model, HookedTransformer) and isinstance(task, ModularAddition)
+        assert isinstance(model, HookedTransformer)
+        assert isinstance(task, ModularAddition)
         trained = Activations.of(model, task)
         keys = key_frequencies(trigonometric_share(trained.logits))
         return cls(model, task, job, control, trained, Activations.of(untrained, task), keys)

@@ -195,7 +195,8 @@ def embedding_circles(found: Anatomy, circles: Result) -> Claim:
     return _claim(
         found,
         "embedding_circles",
-        "More than half of the embedding's variance lies on the key frequencies' circles, none flatter than 2 : 1",
+        "More than half of the embedding's variance lies on the key frequencies' circles, none of them "
+        "flatter than 2 : 1",
         value,
         value > 0.5 and roundest > 0.5,
         trivial=len(found.keys) / (found.task.p // 2),

@@ -1,0 +1,72 @@
+"""Write RESULTS.md from the run folders of the full-size studies: no number is typed by hand."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from mechinterp.result import Claim, format_number
+from mechinterp.runs import Run, list_runs
+
+HEAD = """# Results
+
+Written by `make studies` from the runs themselves. A row is a claim: how often it holds over the seeds, the
+median of its value (and its range), and the median of the same measure under the control. *Untested* means that
+the network had not learned its task.
+"""
+
+
+def table(runs: list[Run]) -> str:
+    """The claims of one study's runs, one row a claim."""
+    by_claim: dict[str, list[Claim]] = defaultdict(list)
+    for run in runs:
+        for claim in run.claims:
+            by_claim[claim.id].append(claim)
+    rows = ["| claim | verdict | value | trivial | control |", "|---|---|---|---|---|"]
+    for id, claims in by_claim.items():
+        verdicts = Counter(claim.verdict for claim in claims)
+        said = ", ".join(f"{verdict} {count}/{len(claims)}" for verdict, count in verdicts.items())
+        control = f"{middle([c.control for c in claims])} ({claims[0].control_kind})"
+        rows.append(
+            f"| `{id}`: {claims[0].statement} | {said} | {spread([c.value for c in claims])} | "
+            f"{middle([c.trivial for c in claims])} | {control} |"
+        )
+    return "\n".join(rows)
+
+
+def middle(values: list[float | None]) -> str:
+    """The median of what was measured."""
+    known = [value for value in values if value is not None]
+    return format_number(statistics.median(known)) if known else "–"
+
+
+def spread(values: list[float | None]) -> str:
+    """The median, and the range where there are several."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return middle(values)
+    return f"{middle(values)} ({format_number(min(known))} to {format_number(max(known))})"
+
+
+def main(root: str = "runs/studies", target: str = "RESULTS.md") -> None:
+    """Read the finished studies below a folder and write the page."""
+    by_study: dict[str, list[Run]] = defaultdict(list)
+    for run in list_runs(root, kind="study"):
+        if run.finished:
+            by_study[run.config["study"]].append(run)
+    if not by_study:
+        raise SystemExit(f"expected finished studies below {root}, found none; run `make studies`")
+    parts = [HEAD]
+    for study, runs in sorted(by_study.items()):
+        facts = [
+            f"seed {run.config['seed']}: accuracy {run.metrics['test_accuracy']:.4f} after "
+            f"{run.metrics['steps']} steps, {run.metrics['train_seconds']:.1f} s"
+            for run in sorted(runs, key=lambda run: run.config["seed"])
+        ]
+        parts += [f"## {study}\n", f"{len(runs)} seeds. " + "; ".join(facts) + ".\n", table(runs) + "\n"]
+    Path(target).write_text("\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()

@@ -71,7 +71,8 @@ class Result:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        figure = importlib.import_module("mechinterp.figures.html").embed(self.figure())
+        drawn = self.name in importlib.import_module("mechinterp.figures").known()
+        figure = importlib.import_module("mechinterp.figures.html").embed(self.figure()) if drawn else ""
         return f"{figure}<pre>{html.escape(str(self))}</pre>"
 
     def figure(self) -> Any:
@@ -93,7 +94,7 @@ class Result:
         }
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Result:
+    def from_json(cls, record: Any) -> Result:
         """A result from ``to_json``'s record.
 
         Raises:
@@ -159,10 +160,6 @@ class Claim:
     source: str = ""
 
     def __post_init__(self) -> None:
-        if self.verdict not in get_args(Verdict):
-            raise ValueError(
-                f"expected a verdict of {get_args(Verdict)}, got {self.verdict!r}; use verdict()"
-            )
         _check_control(self.id, self.control, self.control_kind)
 
     def to_json(self) -> dict[str, Any]:
@@ -170,14 +167,15 @@ class Claim:
         return plain(asdict(self))
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Claim:
+    def from_json(cls, record: Any) -> Claim:
         """A claim from ``to_json``'s record.
 
         Raises:
             ValueError: the record is not that of a claim.
         """
         numbers = dict.fromkeys(("value", "trivial", "control"), number_from_json)
-        return cls(**read_fields(cls, record, {**numbers, "interval": interval_from_json}))
+        others = {"interval": interval_from_json, "verdict": _verdict_from_json}
+        return cls(**read_fields(cls, record, {**numbers, **others}))
 
     def __str__(self) -> str:
         parts = [f"{self.verdict.upper():9}{self.id}: {self.statement}", f"value {format_number(self.value)}"]
@@ -207,6 +205,12 @@ def claims_table(claims: Iterable[Claim]) -> str:
             f"| {format_number(claim.trivial)} | {control} | {interval} |"
         )
     return "\n".join(rows)
+
+
+def _verdict_from_json(value: Any) -> Verdict:
+    if value not in get_args(Verdict):
+        raise ValueError(f"expected one of {get_args(Verdict)}, got {value!r}")
+    return value
 
 
 def _check_control(name: str, control: Any, kind: str) -> None:

@@ -14,6 +14,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -23,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mechinterp.files import read_json, write_atomic, write_json
+from mechinterp.files import plain, read_json, read_object, write_atomic, write_json
 from mechinterp.result import Claim, Result
 
 _MARK = "mechinterp"
@@ -45,18 +47,22 @@ class Run:
         Raises:
             ValueError: the folder holds something else, or a run of another config.
         """
-        run, record = cls(Path(path)), {_MARK: metadata.version("mechinterp"), **config}
+        run, record = cls(Path(path)), plain({_MARK: metadata.version("mechinterp"), **config})
+        if run.path.exists() and not run.path.is_dir():
+            raise ValueError(f"expected a folder at {path}, got a file; choose another place")
         if run.path.is_dir() and any(run.path.iterdir()):
             found = cls.open(path).config
-            if {**found, _MARK: None} != {**_jsonable(record), _MARK: None}:
+            changed = sorted(k for k in {*found, *record} - {_MARK} if found.get(k) != record.get(k))
+            if changed:
                 raise ValueError(
-                    f"expected {path} to be empty or to hold this run, got a run of another config; "
+                    f"expected {path} to be empty or to hold this run, got a run with another {changed}; "
                     "choose another folder"
                 )
-            return run
-        (run.path / "results").mkdir(parents=True, exist_ok=True)
-        write_json(run.path / "environment.json", environment())
-        write_json(run.path / "config.json", record)
+        else:
+            run.path.mkdir(parents=True, exist_ok=True)
+            write_json(run.path / "config.json", record)
+        if not (run.path / "environment.json").exists():
+            write_json(run.path / "environment.json", environment())
         return run
 
     @classmethod
@@ -69,7 +75,7 @@ class Run:
         if not Path(path).is_dir():
             raise ValueError(f"expected a run folder at {path}, found none; see `mechinterp runs list`")
         run = cls(Path(path))
-        if not isinstance(run.config, dict) or _MARK not in run.config:
+        if _MARK not in run.config:
             raise ValueError(
                 f"expected {path}/config.json to be of mechinterp, got another file; name a run folder"
             )
@@ -78,7 +84,7 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """What was run."""
-        return read_json(self.path / "config.json")
+        return read_object(self.path / "config.json")
 
     @property
     def finished(self) -> bool:
@@ -88,28 +94,41 @@ class Run:
     @property
     def metrics(self) -> dict[str, Any]:
         """The headline numbers; empty while unfinished."""
-        return read_json(self.path / "metrics.json") if self.finished else {}
+        return read_object(self.path / "metrics.json") if self.finished else {}
 
     @property
     def history(self) -> dict[str, Any]:
         """Losses and scores along training."""
-        return read_json(self.path / "history.json")
+        return read_object(self.path / "history.json")
 
     @property
     def claims(self) -> list[Claim]:
         """The table of claims."""
-        return [Claim.from_json(record) for record in read_json(self.path / "claims.json")]
+        records = read_json(self.path / "claims.json")
+        try:
+            if not isinstance(records, list):
+                raise ValueError(f"expected a list, got a {type(records).__name__}; the file is damaged")
+            return [Claim.from_json(record) for record in records]
+        except ValueError as error:
+            raise ValueError(f"in {self.path / 'claims.json'}: {error}") from None
 
     @property
     def results(self) -> dict[str, Result]:
         """All results, by name."""
         files = sorted((self.path / "results").glob("*.json"))
-        return {file.stem: Result.from_json(read_json(file)) for file in files}
+        return {file.stem: Result.load(file) for file in files}
 
     def save_results(self, results: Iterable[Result]) -> None:
-        """Write each result to a file of its name."""
+        """Write each result to a file of its name.
+
+        Raises:
+            ValueError: a name that cannot be a file's.
+        """
+        (self.path / "results").mkdir(exist_ok=True)
         for result in results:
-            write_json(self.path / "results" / f"{result.name}.json", result.to_json())
+            if Path(result.name).name != result.name or not result.name.strip("."):
+                raise ValueError(f"expected a result's name that a file can have, got {result.name!r}")
+            result.save(self.path / "results" / f"{result.name}.json")
 
     def save_claims(self, claims: Iterable[Claim]) -> None:
         """Write the table of claims."""
@@ -125,27 +144,32 @@ class Run:
         write_json(self.path / "metrics.json", dict(metrics))
 
 
-def list_runs(root: str | Path = "runs", **wanted: Any) -> list[Run]:
+def list_runs(root: str | Path = "runs", /, **wanted: Any) -> list[Run]:
     """The runs below a folder, oldest first.
 
     Args:
         root: where to look, at any depth.
-        wanted: what the config must say anywhere inside it, such as ``p=97``.
+        wanted: what the config must say anywhere inside it, such as ``p=97``; text is read as the
+            number, list or null that it spells.
 
     Raises:
-        ValueError: no such folder.
+        ValueError: no such folder, or a key that none of its runs has.
     """
     if not Path(root).is_dir():
         raise ValueError(f"expected a folder of runs at {root}, found none; train or study something first")
     runs = []
-    for file in sorted(Path(root).rglob("config.json"), key=lambda file: file.stat().st_mtime):
+    for file in Path(root).rglob("config.json"):
         try:
-            run = Run.open(file.parent)
-        except ValueError:
+            runs.append((file.stat().st_mtime, Run.open(file.parent)))
+        except (OSError, ValueError):
             continue  # another program's config.json
-        if all(str(value) in map(str, _find(run.config, key)) for key, value in wanted.items()):
-            runs.append(run)
-    return runs
+    found = [run for _, run in sorted(runs, key=lambda pair: pair[0])]
+    known = {name for run in found for name, _ in _items(run.config)}
+    for key, value in wanted.items():
+        if known and key not in known:
+            raise ValueError(f"expected a key of some run's config, {sorted(known)}, got {key!r}; name one")
+        found = [run for run in found if _says(run.config, key, value)]
+    return found
 
 
 def best_run(runs: Iterable[Run], metric: str, *, smallest: bool = False) -> Run:
@@ -154,12 +178,17 @@ def best_run(runs: Iterable[Run], metric: str, *, smallest: bool = False) -> Run
     Raises:
         ValueError: no finished run has that metric; the message names those that exist.
     """
-    finished = [run for run in runs if run.finished]
-    having = [run for run in finished if isinstance(run.metrics.get(metric), (int, float))]
+    finished = [
+        (run, {k: v for k, v in run.metrics.items() if _is_number(v)}) for run in runs if run.finished
+    ]
+    having = [(run, metrics[metric]) for run, metrics in finished if metric in metrics]
     if not having:
-        known = sorted({name for run in finished for name in run.metrics})
-        raise ValueError(f"expected a finished run with the metric {metric!r}, found metrics {known}")
-    return (min if smallest else max)(having, key=lambda run: run.metrics[metric])
+        known = sorted({name for _, metrics in finished for name in metrics})
+        raise ValueError(
+            f"expected a finished run with the metric {metric!r}, found {len(finished)} finished "
+            f"with metrics {known}; name one of them"
+        )
+    return (min if smallest else max)(having, key=lambda pair: pair[1])[0]
 
 
 def environment() -> dict[str, Any]:
@@ -184,15 +213,23 @@ def _processor() -> str:
         return platform.processor()
 
 
-def _find(record: Any, key: str) -> list[Any]:
-    """Every value that a nested record has under a key."""
+def _items(record: Any) -> list[tuple[str, Any]]:
+    """Every key and value of a nested record."""
     if not isinstance(record, Mapping):
         return []
-    below = [value for inner in record.values() for value in _find(inner, key)]
-    return [record[key], *below] if key in record else below
+    return [*record.items(), *(item for inner in record.values() for item in _items(inner))]
 
 
-def _jsonable(record: Any) -> Any:
-    if isinstance(record, Mapping):
-        return {key: _jsonable(value) for key, value in record.items()}
-    return [_jsonable(value) for value in record] if isinstance(record, (list, tuple)) else record
+def _says(config: Any, key: str, wanted: Any) -> bool:
+    """Whether a config has a value under a key: itself, or what its text spells."""
+    values = [value for name, value in _items(config) if name == key]
+    if plain(wanted) in values or str(wanted) in map(str, values):
+        return True
+    try:
+        return isinstance(wanted, str) and json.loads(wanted) in values
+    except json.JSONDecodeError:
+        return False
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not math.isnan(value)

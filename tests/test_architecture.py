@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mechinterp"
-GROUND = {"files", "hooks", "result"}
+GROUND = {"files", "hooks", "records", "result"}
 MAY_IMPORT = {
     "files": set(),
     "hooks": set(),
-    "result": set(),
+    "records": {"files"},
+    "result": {"files", "records"},
     "tasks": set(),
     "models": {"hooks", "tasks"},
     "constructions": {"tasks", "models"},

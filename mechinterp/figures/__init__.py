@@ -17,7 +17,7 @@ from mechinterp.figures.frequencies import (
 from mechinterp.figures.training import progress, training_curves
 from mechinterp.result import Result
 
-__all__ = ["draw"]
+__all__ = ["draw", "known"]
 
 _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "training_curves": training_curves,
@@ -33,6 +33,11 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
 }
 
 
+def known() -> list[str]:
+    """The names of the results that have a figure."""
+    return sorted(_DRAWN_BY)
+
+
 def draw(result: Result) -> go.Figure:
     """The figure of a result, chosen by its name.
 
@@ -40,7 +45,5 @@ def draw(result: Result) -> go.Figure:
         ValueError: no figure is known for it.
     """
     if result.name not in _DRAWN_BY:
-        raise ValueError(
-            f"expected a result of {sorted(_DRAWN_BY)}, got {result.name!r}; draw its values yourself"
-        )
+        raise ValueError(f"expected a result of {known()}, got {result.name!r}; draw its values yourself")
     return _DRAWN_BY[result.name](result)

@@ -33,7 +33,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
         return load_tensors(Path(path).read_bytes())
     except FileNotFoundError:
         raise ValueError(f"expected weights at {path}, found no file; name another checkpoint") from None
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"expected a safetensors file at {path}, got {error}; it is damaged") from None
 
 
@@ -51,12 +51,15 @@ def load_state(path: str | Path) -> dict[str, Any]:
         ValueError: the file is damaged or holds more than tensors and plain values.
     """
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        got = "" if isinstance(state, dict) else f"a {type(state).__name__}"
     except Exception as error:  # torch raises many kinds for a damaged file
+        got = f"a damaged file, or one that would run code ({type(error).__name__})"
+    if got:
         raise ValueError(
-            f"expected a training state at {path}, got {type(error).__name__}: "
-            f"{str(error).splitlines()[0]}; delete the file to train from the start"
-        ) from None
+            f"expected a training state at {path}, got {got}; delete the file to train from the start"
+        )
+    return state
 
 
 @dataclass
@@ -75,7 +78,8 @@ class CheckpointSeries:
         """The steps kept, in order."""
         if self.folder is None:
             return sorted(self._kept)
-        return sorted(int(path.stem.removeprefix("step_")) for path in self.folder.glob("step_*.safetensors"))
+        names = (path.stem.removeprefix("step_") for path in self.folder.glob("step_*.safetensors"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def add(self, step: int, model: nn.Module) -> None:
         """Keep a copy of the model's weights."""

@@ -7,12 +7,13 @@ options of a command are the fields of its config, read by tyro.
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, make_dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 STUDIES = {"modular-addition": ("modular_addition", "ModularAdditionStudy")}
 TRAININGS = {"modular-addition": ("ModularAddition", "modular_addition", "MODULAR_ADDITION")}
@@ -62,9 +63,13 @@ class RunsList:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
+    """Run a command.
+
+    Returns:
+        The exit status: 0, 2 for a mistake of the user's, 130 after Ctrl-C.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
+    if not words or {"-h", "--help"} & set(words[:2]):
         print(HELP, end="")
         return 0
     commands = {"study": _study, "train": _train, "runs": _runs}
@@ -74,19 +79,34 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"expected a command of {sorted(commands)}, got {words[0]!r}; see mechinterp --help"
             )
         return commands[words[0]](words[1:])
+    except SystemExit as stop:  # tyro has printed help, or what is wrong with an option
+        return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
-        print("interrupted; the state is saved, and the same command goes on from it", file=sys.stderr)
+        print("interrupted; the same command goes on from the state it saved", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, RuntimeError) as error:
+    except BrokenPipeError:  # the reader of our output, such as head, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if not _is_the_users(error):
+            raise
         print(f"mechinterp: {error}", file=sys.stderr)
         return 2
 
 
+def _is_the_users(error: Exception) -> bool:
+    """Whether an error is a mistake that its message tells how to mend; others keep their traceback."""
+    # Diverged by name: its module would bring torch to every command.
+    return isinstance(error, (ValueError, OSError)) or type(error).__name__ == "Diverged"
+
+
 def _name(words: list[str], known: Iterable[str], command: str) -> str:
-    if not words or words[0] not in known:
-        got = words[0] if words else "nothing"
-        raise ValueError(f"expected one of {sorted(known)} after mechinterp {command}, got {got}")
-    return words[0].replace("_", "-")
+    name = words[0].replace("_", "-") if words else "nothing"
+    if name not in known:
+        raise ValueError(
+            f"expected one of {sorted(known)} after mechinterp {command}, got {name}; see mechinterp --help"
+        )
+    return name
 
 
 def _study(words: list[str]) -> int:
@@ -95,17 +115,15 @@ def _study(words: list[str]) -> int:
     name = _name(words, STUDIES, "study")
     room, config_class = STUDIES[name]
     module = import_module(f"mechinterp.studies.{room}")
+    config_type = getattr(module, config_class)
     both = tyro.cli(
-        tyro.conf.OmitArgPrefixes[_pair(getattr(module, config_class))],
-        args=words[1:],
-        prog=f"mechinterp study {name}",
+        tyro.conf.OmitArgPrefixes[_pair(config_type)], args=words[1:], prog=f"mechinterp study {name}"
     )
     config, output = both.config, both.output
     out = output.out or Path("runs") / _folder_name(name, config)
-    watch = module.silent if output.json else _watch
-    report = module.study(config, out, watch)
+    report = module.study(config, out, module.silent if output.json else _watch)
     if output.json:
-        print(json.dumps(report.to_json()))
+        print(json.dumps(report.to_json(), allow_nan=False))
         return 0
     print(f"\n{report.title}\n{report.summary}\n")
     for claim in report.claims:
@@ -115,10 +133,11 @@ def _study(words: list[str]) -> int:
 
 
 def _pair(config_class: type) -> type:
-    return make_dataclass(
-        "Study", [("config", config_class, field(default_factory=config_class)), ("output", StudyOutput, StudyOutput())],
-        frozen=True,
-    )  # fmt: skip
+    both = [
+        ("config", config_class, field(default_factory=config_class)),
+        ("output", StudyOutput, field(default_factory=StudyOutput)),
+    ]
+    return make_dataclass("Study", both, namespace={"__doc__": config_class.__doc__}, frozen=True)
 
 
 def _watch(label: str) -> Any:
@@ -127,8 +146,8 @@ def _watch(label: str) -> Any:
 
 def _folder_name(name: str, config: Any) -> str:
     default = type(config)()
-    changed = [f"{f.name}-{getattr(config, f.name)}" for f in fields(config)
-               if getattr(config, f.name) != getattr(default, f.name)]  # fmt: skip
+    values = {f.name: getattr(config, f.name) for f in fields(config)}
+    changed = [f"{key}-{value}" for key, value in values.items() if value != getattr(default, key)]
     return "_".join([name, *changed])
 
 
@@ -140,111 +159,135 @@ def _train(words: list[str]) -> int:
     task_type = getattr(import_module("mechinterp.tasks"), task_class)
     build = getattr(import_module("mechinterp.models"), factory)
     known = getattr(import_module("mechinterp.training.recipes"), recipes)
-    default_model = build(task_type()).cfg
-    recipe_name, rest = _take(words[1:], "--recipe-name", "fast")
+    recipe_name = _value_of(words, "--recipe-name", "fast")
     if recipe_name not in known:
-        raise ValueError(f"expected --recipe-name one of {sorted(known)}, got {recipe_name!r}")
-
-    @dataclass(frozen=True, kw_only=True)
-    class Train:
-        """Train one network. Options may be given without their prefix: --p 97 --lr 0.01."""
-
-        task: task_type = field(default_factory=task_type)  # type: ignore[valid-type]
-        model: type(default_model) = field(default_factory=lambda: replace(default_model))  # type: ignore[misc]
-        recipe: type(known["fast"]) = known[recipe_name]  # type: ignore[misc]
-        out: Path | None = None
-        """Run folder; by default one below ``runs/``."""
-
-    groups = {
-        g.name: {f.name for f in fields(g.default_factory())}
-        for g in fields(Train)
-        if g.name in ("task", "model")
-    }
-    groups["recipe"] = {f.name for f in fields(known["fast"])}
-    options = tyro.cli(Train, args=_spell_out(rest, groups), prog=f"mechinterp train {name}")
-    changes = {f.name: getattr(options.model, f.name) for f in fields(default_model)
-               if getattr(options.model, f.name) != getattr(default_model, f.name)}  # fmt: skip
+        raise ValueError(f"expected --recipe-name one of {sorted(known)}, got {recipe_name!r}; choose one")
+    start = {"task": task_type(), "model": build(task_type()).cfg, "recipe": known[recipe_name]}
+    groups = {group: {f.name for f in fields(value)} for group, value in start.items()}
+    options = tyro.cli(
+        _train_options(start, tuple(known), recipe_name),
+        args=_spell_out(words[1:], groups),
+        prog=f"mechinterp train {name}",
+    )
+    # What the factory derives from the task, such as the vocabulary, stays its own unless it is asked for.
+    asked = {key: getattr(options.model, key) for key in groups["model"]}
+    changes = {key: value for key, value in asked.items() if value != getattr(start["model"], key)}
     model = build(options.task, **changes)
     return _fit_into(options.out or Path("runs") / f"train_{name}", options.task, model, options.recipe)
+
+
+def _train_options(start: Mapping[str, Any], recipes: tuple[str, ...], recipe: str) -> type:
+    import tyro
+
+    def option(kind: Any, text: str) -> Any:
+        return Annotated[kind, tyro.conf.arg(help=text)]
+
+    groups = [
+        (group, type(value), field(default_factory=lambda v=value: v)) for group, value in start.items()
+    ]
+    own = [
+        ("recipe_name", option(Literal[recipes], "The recipe that the options of recipe change."), recipe),
+        ("out", option(Path | None, "Run folder; by default one below runs/."), None),
+    ]
+    doc = "Train one network. Options may be given without their prefix: --p 97 --lr 0.01; --seed is for all."
+    return make_dataclass("Train", [*groups, *own], namespace={"__doc__": doc}, frozen=True, kw_only=True)
 
 
 def _fit_into(out: Path, task: Any, model: Any, recipe: Any) -> int:
     runs, training = import_module("mechinterp.runs"), import_module("mechinterp.training")
     checkpoint = import_module("mechinterp.training.checkpoint")
-    run = runs.Run.create(
-        out,
-        {"kind": "train", "task": task.to_json(), "model": model.cfg.to_json(), "recipe": recipe.to_json()},
-    )
+    parts = {"task": task.to_json(), "model": model.cfg.to_json(), "recipe": recipe.to_json()}
+    run = runs.Run.create(out, {"kind": "train", **parts})
     with _watch("train") as line:
         job = training.fit(model, task, recipe, folder=run.path, callbacks=[line])
     if job.stopped == "interrupted":
         raise KeyboardInterrupt
     history = job.history
+    score, seconds = history.test_score[-1], history.seconds
     checkpoint.save_weights(run.path / "weights.safetensors", model)
-    run.finish(
-        {"test_accuracy": history.test_score[-1], "test_loss": history.test_loss[-1], "trivial": task.trivial,
-         "steps": job.step, "seconds": round(history.seconds, 2), "stopped": job.stopped}
-    )  # fmt: skip
-    print(f"accuracy {history.test_score[-1]:.4f} (trivial {task.trivial:.4f}) after {job.step} steps, "
-          f"{history.seconds:.1f} s. Run folder: {out}")  # fmt: skip
+    metrics = {
+        "test_accuracy": score,
+        "test_loss": history.test_loss[-1],
+        "trivial": task.trivial,
+        "steps": job.step,
+        "seconds": round(seconds, 2),
+        "stopped": job.stopped,
+    }
+    run.finish(metrics)
+    print(
+        f"accuracy {score:.4f} (trivial {task.trivial:.4f}) after {job.step} steps, {seconds:.1f} s. "
+        f"Run folder: {out}"
+    )
     return 0
 
 
-def _take(words: list[str], option: str, default: str) -> tuple[str, list[str]]:
-    """An option's value, and the words without it."""
-    if option not in words:
-        return default, words
-    at = words.index(option)
-    if at + 1 == len(words):
-        raise ValueError(f"expected a value after {option}, got none")
-    return words[at + 1], words[:at] + words[at + 2 :]
+def _value_of(words: list[str], option: str, default: str) -> str:
+    """An option's value, as ``--option value`` or ``--option=value``; the last one counts."""
+    value = default
+    for word, following in zip(words, [*words[1:], ""]):
+        name, equals, inline = word.partition("=")
+        if name.replace("_", "-") == option:
+            value = inline if equals else following
+    return value
 
 
-def _spell_out(words: list[str], groups: dict[str, set[str]]) -> list[str]:
+def _spell_out(words: list[str], groups: Mapping[str, set[str]]) -> list[str]:
     """Give plain options the prefix of the group that has them; ``--seed`` goes to every group."""
     spelt: list[str] = []
-    copies: list[list[str]] = []
-    for word in words:
-        if not word.startswith("--") or "." in word:
-            (spelt if not copies else copies[-1]).append(word)
-            continue
-        name, _, value = word[2:].partition("=")
-        plain = name.removeprefix("no-").replace("-", "_")
-        owners = [group for group, names in groups.items() if plain in names]
-        copies.append([word] if not owners else [])
-        if owners:
-            no = "no-" if name.startswith("no-") else ""
-            dashed = plain.replace("_", "-")
-            copies[-1] = [f"--{owner}.{no}{dashed}" + (f"={value}" if value else "") for owner in owners]
-    for words_of in copies:
-        names = [word for word in words_of if word.startswith("--")]
-        values = [word for word in words_of if not word.startswith("--")]
-        for option in names:
-            spelt += [option, *values]
+    at = [i for i, word in enumerate(words) if word.startswith("--")]
+    for start, end in zip([0, *at], [*at, len(words)]):
+        for option in _with_prefix(words[start], groups) if start < end else []:
+            spelt += [option, *words[start + 1 : end]]
     return spelt
 
 
+def _with_prefix(option: str, groups: Mapping[str, set[str]]) -> list[str]:
+    name, equals, value = option.removeprefix("--").partition("=")
+    if not option.startswith("--") or "." in name:
+        return [option]
+    plain, no = name.replace("-", "_"), ""
+    if plain.startswith("no_"):
+        plain, no = plain.removeprefix("no_"), "no-"
+    owners = [group for group, names in groups.items() if plain in names]
+    prefixed = [f"--{group}.{no}{plain.replace('_', '-')}{equals}{value}" for group in owners]
+    if len(owners) > 1 and plain != "seed":
+        raise ValueError(f"expected one of {prefixed}, got {option}; more than one group has it")
+    return prefixed or [option]
+
+
 def _runs(words: list[str]) -> int:
+    if words[:1] == ["list"]:
+        return _list_runs(words[1:])
+    if words[:1] == ["show"] and len(words) == 2:
+        return _show_run(words[1])
+    raise ValueError("expected mechinterp runs list, or mechinterp runs show PATH; see mechinterp --help")
+
+
+def _list_runs(words: list[str]) -> int:
     import tyro
 
     runs = import_module("mechinterp.runs")
-    if words[:1] == ["show"] and len(words) == 2:
-        run = runs.Run.open(words[1])
-        print(json.dumps({"config": run.config, "metrics": run.metrics, "finished": run.finished}, indent=1))
-        if (run.path / "claims.json").exists():
-            for claim in run.claims:
-                print(claim)
-        return 0
-    if words[:1] != ["list"]:
-        raise ValueError("expected mechinterp runs list, or mechinterp runs show PATH")
-    options = tyro.cli(RunsList, args=words[1:], prog="mechinterp runs list")
+    options = tyro.cli(RunsList, args=words, prog="mechinterp runs list")
     for pair in options.where:
         if "=" not in pair:
             raise ValueError(f"expected --where key=value, got {pair!r}")
+    if options.smallest and not options.best:
+        raise ValueError("expected --smallest beside --best, got it alone; add --best")
     found = runs.list_runs(options.root, **dict(pair.split("=", 1) for pair in options.where))
     if options.best:
         found = [runs.best_run(found, options.metric, smallest=options.smallest)]
+    if not found:
+        print(f"no such run below {options.root}", file=sys.stderr)
     for run in found:
         state = "finished  " if run.finished else "unfinished"
         print(f"{state}  {options.metric} {run.metrics.get(options.metric, '–')}  {run.path}")
+    return 0
+
+
+def _show_run(path: str) -> int:
+    run = import_module("mechinterp.runs").Run.open(path)
+    print(json.dumps({"config": run.config, "metrics": run.metrics, "finished": run.finished}, indent=1))
+    if (run.path / "claims.json").exists():
+        for claim in run.claims:
+            print(claim)
     return 0

@@ -29,7 +29,7 @@ def amplitudes(
 
 def clusters_by_frequency(
     shares: Float[Tensor, "frequency neuron"], frequencies: Int[Tensor, " k"], least: float = 0.5
-) -> list[Int[Tensor, " size"]]:
+) -> list[Int[Tensor, " _"]]:
     """For each frequency, the neurons that it explains best, by at least ``least`` of their variance."""
     best, which = shares.max(0)
     return [((which + 1 == k) & (best >= least)).nonzero().squeeze(-1) for k in frequencies]
@@ -40,7 +40,7 @@ def cluster_effects(
     model: HookedRootModule,
     inputs: Int[Tensor, "n pos"],
     sums: Int[Tensor, " n"],
-    clusters: Sequence[Int[Tensor, " size"]],
+    clusters: Sequence[Int[Tensor, " _"]],
     frequencies: Int[Tensor, " k"],
     provenance: Mapping[str, Any],
     *,

@@ -10,6 +10,7 @@ Source: Nanda et al. (2023), "Progress measures for grokking via mechanistic int
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -179,42 +180,43 @@ def sufficiency(
     """Loss with only the given frequencies of a + b (on test pairs), and without them (on train).
 
     Restricted and excluded loss of Nanda et al. (2023); the null does the same with as many random
-    other frequencies. Values in nats, dims ``measure``: full_test, restricted_test, full_train,
-    excluded_train; the interval is that of the null's restricted losses.
+    other frequencies, and there is none where no other frequency is left. Values in nats, dims
+    ``measure``: full_test, restricted_test, full_train, excluded_train; the interval is that of the
+    null's restricted losses.
     """
     p = len(logits)
-    null = random_frequencies(
-        p, min(len(frequencies), p // 2 - len(frequencies)), frequencies.tolist(), draws
-    )
+    null = random_frequencies(p, len(frequencies), frequencies.tolist(), draws)
     values = {
         "full_test": pair_loss(logits, targets, test),
         "restricted_test": pair_loss(restricted(logits, frequencies), targets, test),
         "full_train": pair_loss(logits, targets, train),
         "excluded_train": pair_loss(excluded(logits, frequencies), targets, train),
     }
-    random_restricted = [pair_loss(restricted(logits, k), targets, test) for k in null]
-    random_excluded = [pair_loss(excluded(logits, k), targets, train) for k in null]
-    control = {
-        **values,
-        "restricted_test": np.mean(random_restricted),
-        "excluded_train": np.mean(random_excluded),
-    }
     measures = {"measure": list(values)}
-    return Result(
+    found = Result(
         name="sufficiency",
         values=xr.DataArray(
             list(values.values()), dims=("measure",), coords=measures, attrs={"units": "nats"}
         ),
         trivial=float(np.log(p)),
+        control_kind="no other frequency left",
+        provenance=provenance,
+    )
+    if not null:
+        return found
+    random = {
+        "restricted_test": [pair_loss(restricted(logits, k), targets, test) for k in null],
+        "excluded_train": [pair_loss(excluded(logits, k), targets, train) for k in null],
+    }
+    control = values | {measure: np.mean(losses) for measure, losses in random.items()}
+    return replace(
+        found,
         control=xr.DataArray(list(control.values()), dims=("measure",), coords=measures),
         control_kind=f"{len(null[0])} random other frequencies, mean of {draws} draws",
-        interval=bootstrap_interval(random_restricted),
-        provenance=provenance,
+        interval=bootstrap_interval(random["restricted_test"]),
         extra={
             "null": xr.DataArray(
-                [random_restricted, random_excluded],
-                dims=("measure", "draw"),
-                coords={"measure": ["restricted_test", "excluded_train"]},
+                list(random.values()), dims=("measure", "draw"), coords={"measure": list(random)}
             )
         },
     )

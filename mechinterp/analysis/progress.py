@@ -46,16 +46,12 @@ def excluded(logits: Float[Tensor, "p p c"], frequencies: Int[Tensor, " k"]) -> 
 def random_frequencies(
     p: int, n: int, avoid: Sequence[int], draws: int, seed: int = 0
 ) -> list[Int[Tensor, " k"]]:
-    """Sets of ``n`` frequencies for a null: drawn from those not in ``avoid``.
+    """Sets of ``n`` frequencies for a null, drawn from those not in ``avoid``.
 
-    Raises:
-        ValueError: fewer than ``n`` frequencies are left to draw from.
+    Where fewer are left, each set has as many as there are; where none is, there are no sets.
     """
-    left = torch.tensor([k for k in range(1, p // 2 + 1) if k not in set(avoid)])
-    if len(left) < n:
-        raise ValueError(
-            f"expected at least {n} frequencies outside {sorted(avoid)} for a null, got {len(left)} "
-            f"of {p // 2}; the network uses too many of them for this control"
-        )
+    left = torch.tensor([k for k in range(1, p // 2 + 1) if k not in set(avoid)], dtype=torch.long)
+    if len(left) == 0:
+        return []
     generator = torch.Generator().manual_seed(seed)
     return [left[torch.randperm(len(left), generator=generator)[:n]] for _ in range(draws)]

@@ -31,10 +31,12 @@ def bars(result: Result) -> go.Figure:
     return styled(figure, _TITLES.get(result.name, result.name))
 
 
-def rings(result: Result) -> go.Figure:
-    """The numbers in each frequency's plane, coloured by how far each has turned."""
+def rings(result: Result, most: int = 12) -> go.Figure:
+    """The numbers in the planes of the strongest frequencies, coloured by how far each has turned."""
     planes = result.extra["planes"]
-    frequencies = planes.coords["frequency"].values
+    drawable = planes.coords["frequency"].values
+    strongest = result.values.sel(frequency=drawable).argsort().values[::-1][:most]
+    frequencies = drawable[np.sort(strongest)]
     n = len(frequencies)
     columns = min(n, 4)
     p = planes.sizes["number"]
@@ -45,12 +47,13 @@ def rings(result: Result) -> go.Figure:
         for k in frequencies
     ]
     rows = -(-n // columns)
-    reach = 1.08 * float(np.abs(planes.values).max())
-    figure = make_subplots(rows=rows, cols=columns, subplot_titles=titles, vertical_spacing=0.26)
+    reach = 1.08 * float(np.abs(planes.sel(frequency=frequencies).values).max())
+    figure = make_subplots(rows=rows, cols=columns, subplot_titles=titles, vertical_spacing=0.52 / (rows + 1))
     for i, k in enumerate(frequencies):
         x, y = planes.sel(frequency=k).values.T
         figure.add_scatter(
-            x=x, y=y, mode="markers", text=[f"{a}" for a in range(p)], hovertemplate="number %{text}<extra></extra>",
+            x=x, y=y, mode="markers", text=[f"{a}" for a in range(p)],
+            hovertemplate="number %{text}<extra></extra>",
             marker={
                 "size": 6, "color": (int(k) * np.arange(p)) % p, "colorscale": CYCLIC, "cmin": 0, "cmax": p,
                 "showscale": i == 0, "colorbar": {"title": {"text": "k·a mod p"}, "len": 0.8},
@@ -64,7 +67,9 @@ def rings(result: Result) -> go.Figure:
         axis = "" if i == 0 else str(i + 1)
         figure.update_layout({f"yaxis{axis}": {"scaleanchor": f"x{axis}"}})
     figure.update_annotations(font={"size": 11})
-    figure = styled(figure, "Embedding: numbers on a circle for each key frequency", height=130 + 310 * rows)
+    more = "" if n == len(drawable) else f" (the {n} strongest of {len(drawable)})"
+    title = f"Embedding: numbers on a circle for each key frequency{more}"
+    figure = styled(figure, title, height=130 + 310 * rows)
     return figure.update_layout(showlegend=False, margin={"t": 110})
 
 
@@ -95,6 +100,7 @@ def neuron_map(result: Result) -> go.Figure:
     figure.add_vline(x=0.85, line={"color": "#444", "dash": "dot"}, row=1, col=2)
     figure.update_xaxes(title="neuron, sorted by frequency", row=1, col=1)
     figure.update_xaxes(title="share of variance", range=[0, 1], row=1, col=2)
+    figure.update_yaxes(title="frequency", row=1, col=1)
     figure.update_yaxes(title="neurons", row=1, col=2)
     return styled(figure, "Neurons: each follows one frequency of a and b", height=400)
 
@@ -160,7 +166,8 @@ def sufficiency_bars(result: Result) -> go.Figure:
     figure = go.Figure()
     x = [labels[m] for m in measures]
     figure.add_bar(x=x, y=result.values.values, name="key frequencies", marker={"color": BLUE})
-    figure.add_bar(x=x, y=result.control.values, name=result.control_kind, marker={"color": GREY})
+    if result.control is not None:
+        figure.add_bar(x=x, y=result.control.values, name=result.control_kind, marker={"color": GREY})
     figure.add_scatter(
         x=x,
         y=[result.trivial] * len(x),
@@ -168,5 +175,6 @@ def sufficiency_bars(result: Result) -> go.Figure:
         mode="lines",
         line={"color": "#444", "dash": "dot"},
     )
+    figure.update_xaxes(title="pairs, and what is kept of their logits")
     figure.update_yaxes(title="loss (nats)", type="log", exponentformat="power")
     return styled(figure, "Key frequencies are enough, and without them nothing is left", height=420)

@@ -157,13 +157,13 @@ class Anatomy:
     def progress(self) -> Result:
         """Progress measures at every checkpoint, for the trained network's key frequencies."""
         p, series = self.task.p, self.job.checkpoints
-        null = random_frequencies(p, min(len(self.keys), p // 2 - len(self.keys)), self.keys.tolist(), 1)[0]
+        null = random_frequencies(p, len(self.keys), self.keys.tolist(), 1)
         model = build(self.task, **self.shape())
-        rows = {"key": [], "random": []}
+        rows = [(chosen, []) for chosen in (self.keys, *null)]
         for step in series:
             model.load_state_dict(series[step])
-            rows["key"].append(self._measures(model, self.keys))
-            rows["random"].append(self._measures(model, null))
+            for chosen, measured in rows:
+                measured.append(self._measures(model, chosen))
         names = ("train_loss", "test_loss", "restricted_loss", "excluded_loss", "gini", "weight_norm")
         arrays = [
             xr.DataArray(
@@ -172,14 +172,14 @@ class Anatomy:
                 coords={"measure": list(names), "step": series.steps},
                 attrs={"units": "nats, Gini, norm"},
             )
-            for values in rows.values()
+            for _, values in rows
         ]
         return Result(
             name="progress",
             values=arrays[0],
             trivial=self.uniform_loss,
-            control=arrays[1],
-            control_kind="as many random other frequencies",
+            control=arrays[1] if null else None,
+            control_kind="as many random other frequencies" if null else "no other frequency left",
             provenance=self.provenance,
         )
 

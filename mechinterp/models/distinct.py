@@ -9,7 +9,8 @@ way is only taken while no hook asks for them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,7 +32,6 @@ class Distinct:
         rows: which pair stands where, ``[batch, key]``.
         asking: the pairs that stand at asking positions, as indices of pairs, ``[asker]``.
         ask_rows: which of those asks where, ``[batch, query]``.
-        lone: for each key, the pair that stands there in every example, or ``None``.
     """
 
     tokens: Int[Tensor, " pair"]
@@ -39,7 +39,7 @@ class Distinct:
     rows: Int[Tensor, "batch key"]
     asking: Int[Tensor, " asker"]
     ask_rows: Int[Tensor, "batch query"]
-    lone: tuple[int | None, ...]
+    _plans: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, tokens: Int[Tensor, "batch key"], queries: Int[Tensor, "*batch query"]) -> Distinct:
@@ -49,9 +49,7 @@ class Distinct:
         codes, rows = code.unique(return_inverse=True)
         at = queries.expand(len(tokens), -1)
         asking, ask_rows = rows.gather(1, at).unique(return_inverse=True)
-        same = (rows == rows[:1]).all(0).tolist()
-        lone = tuple(row if alike else None for row, alike in zip(rows[:1].flatten().tolist(), same))
-        return cls(codes // n_keys, codes % n_keys, rows, asking, ask_rows, lone)
+        return cls(codes // n_keys, codes % n_keys, rows, asking, ask_rows)
 
     @property
     def pays(self) -> bool:
@@ -66,6 +64,54 @@ class Distinct:
         if len(askers) == 1:  # one token for all, such as "=": nothing to look up or to sum back
             return askers.expand(*self.ask_rows.shape, -1)
         return F.embedding(self.ask_rows, askers)
+
+    def lookups(self, heads: int, queries: int) -> Int[Tensor, "asked key"]:
+        """For each (example, query, head), the rows of a table ``[pair head]`` that it sums, a key each."""
+
+        def plan() -> Tensor:
+            head = torch.arange(heads, device=self.rows.device)[:, None]
+            index = self.rows[:, None, None, :] * heads + head
+            return index.expand(-1, queries, -1, -1).reshape(-1, self.rows.shape[1])
+
+        return self._planned(("lookups", heads, queries), plan)
+
+    def bags(self, heads: int, queries: int) -> tuple[Int[Tensor, " bag"], Int[Tensor, " entry"]]:
+        """Where each bag of ``lookups`` starts, and the bag of each of its entries."""
+
+        def plan() -> tuple[Tensor, Tensor]:
+            keys, n = self.rows.shape[1], len(self.rows) * queries * heads
+            bag = torch.arange(n, device=self.rows.device)
+            return bag * keys, bag.repeat_interleave(keys)
+
+        return self._planned(("bags", heads, queries), plan)
+
+    def occurrences(
+        self, heads: int, queries: int
+    ) -> tuple[Int[Tensor, " place"], Int[Tensor, " entry"], Int[Tensor, " bag"]]:
+        """Where each pair stands: the transpose of ``lookups``.
+
+        Returns:
+            The places ``key * batch + example`` sorted by pair; for each (head, place, query) the row of
+            a table ``[example query head]``; and where in that list each (head, pair) starts.
+        """
+
+        def plan() -> tuple[Tensor, Tensor, Tensor]:
+            batch, device = len(self.rows), self.rows.device
+            standing = self.rows.T.flatten()
+            places = standing.argsort(stable=True)
+            query, head = torch.arange(queries, device=device), torch.arange(heads, device=device)
+            asked = (places % batch)[:, None] * queries + query
+            sources = asked * heads + head[:, None, None]
+            counts = standing.bincount(minlength=len(self.tokens)).repeat(heads) * queries
+            return places, sources.flatten(), counts.cumsum(0) - counts
+
+        return self._planned(("occurrences", heads, queries), plan)
+
+    def _planned(self, key: Any, plan: Callable[[], Any]) -> Any:
+        """What a plan gives, worked out once."""
+        if key not in self._plans:
+            self._plans[key] = plan()
+        return self._plans[key]
 
 
 def attend(
@@ -95,7 +141,10 @@ def attend(
 
 
 class GatheredSum(torch.autograd.Function):
-    """``z[b,q,h] = sum_k pattern[h,q,k,b] table[rows[b,k],h]``, never storing what is gathered."""
+    """``z[b,q,h] = sum_k pattern[h,q,k,b] table[rows[b,k],h]``, never storing what is gathered.
+
+    Its gradient by the table is such a sum too, over the places where each pair stands.
+    """
 
     @staticmethod
     def forward(
@@ -105,16 +154,9 @@ class GatheredSum(torch.autograd.Function):
         distinct: Distinct,
     ) -> Float[Tensor, "batch query head d_head"]:
         """The weighted sums of the looked-up values."""
-        rows = distinct.rows
         heads, queries, keys, batch = pattern.shape
-        head = torch.arange(heads, device=rows.device)
-        index = (rows[:, None, None, :] * heads + head[:, None]).expand(-1, queries, -1, -1)
-        z = F.embedding_bag(
-            index.reshape(-1, keys),
-            table.flatten(0, 1),
-            mode="sum",
-            per_sample_weights=pattern.permute(3, 1, 0, 2).reshape(-1, keys),
-        )
+        weights = pattern.permute(3, 1, 0, 2).reshape(-1, keys)
+        z = _weighted_sums(table.flatten(0, 1), weights, distinct.lookups(heads, queries))
         ctx.save_for_backward(pattern, table)
         ctx.distinct = distinct
         return z.unflatten(0, (batch, queries, heads))
@@ -123,25 +165,34 @@ class GatheredSum(torch.autograd.Function):
     def backward(ctx: Any, grad: Float[Tensor, "batch query head d_head"]) -> tuple[Tensor, Tensor, None]:
         """The gradients of the pattern and of the table."""
         pattern, table = ctx.saved_tensors
-        rows, flat = ctx.distinct.rows, table.flatten(1)
-        grad_table, grad_pattern = torch.zeros_like(flat), torch.empty_like(pattern)
-        # Key by key and query by query, so that what is held at once stays in the cache.
-        for key, lone in enumerate(ctx.distinct.lone):
-            values = (
-                table[lone]
-                if lone is not None
-                else F.embedding(rows[:, key], flat).view(-1, *table.shape[1:])
-            )
-            for query in range(pattern.shape[1]):
-                here, weights = grad[:, query], pattern[:, query, key]
-                grad_pattern[:, query, key] = (values * here).sum(-1).T
-                if lone is not None:
-                    crossed = (weights @ here.flatten(1)).view(len(weights), *table.shape[1:])
-                    grad_table[lone] += crossed.diagonal().T.flatten()
-                else:
-                    weighted = weights.T.contiguous().unsqueeze(-1) * here
-                    grad_table.index_add_(0, rows[:, key], weighted.flatten(1))
-        return grad_pattern, grad_table.view_as(table), None
+        distinct: Distinct = ctx.distinct
+        if torch.is_grad_enabled():  # a second derivative is wanted: plain operations have one
+            values = table[distinct.rows]
+            by_pattern = torch.einsum("bqhe,bkhe->hqkb", grad, values)
+            terms = torch.einsum("hqkb,bqhe->bkhe", pattern, grad).flatten(0, 1)
+            return by_pattern, torch.zeros_like(table).index_add(0, distinct.rows.flatten(), terms), None
+        heads, queries, keys, batch = pattern.shape
+        rows = grad.flatten(0, 2)
+        index = distinct.lookups(heads, queries)
+        # What autograd itself would call for the weights of an embedding_bag.
+        by_weights = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            rows, table.flatten(0, 1), index.flatten(), *distinct.bags(heads, queries), 0
+        )
+        by_pattern = by_weights.view(batch, queries, heads, keys).permute(2, 1, 3, 0)
+        places, sources, starts = distinct.occurrences(heads, queries)
+        by_place = pattern.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, places)
+        by_table = _weighted_sums(rows, by_place.flatten(), sources, starts)
+        return by_pattern, by_table.view(heads, len(table), -1).transpose(0, 1), None
+
+
+def _weighted_sums(
+    table: Float[Tensor, "row d"],
+    weights: Float[Tensor, "*index"],
+    index: Int[Tensor, "*index"],
+    starts: Int[Tensor, " bag"] | None = None,
+) -> Float[Tensor, "bag d"]:
+    """Rows of a table summed with weights, a bag for each row of ``index`` or from start to start."""
+    return F.embedding_bag(index, table, starts, mode="sum", per_sample_weights=weights)
 
 
 _SEEN: WeakTensorKeyDictionary = WeakTensorKeyDictionary()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -28,7 +27,7 @@ class LiveLine:
         )
         self.line = self.bar.add_task(label, total=None, facts="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> LiveLine:
         self.bar.start()
         return self
 

@@ -1,0 +1,296 @@
+"""The command line records what it trains, explains what it refuses, and prints what can be read."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from mechinterp import cli
+from mechinterp.cli import main
+from mechinterp.runs import Run
+from mechinterp.training.recipes import FAST, MODULAR_ADDITION
+
+SMALL = [
+    *("--p", "7", "--train-fraction", "0.6", "--steps", "30"),
+    *("--d-model", "16", "--n-heads", "2", "--d-head", "8", "--d-mlp", "32"),
+]
+REPORT_KEYS = {"study", "seconds", "environment", "claims"}
+CLAIM_KEYS = {
+    "id",
+    "statement",
+    "value",
+    "trivial",
+    "control",
+    "control_kind",
+    "interval",
+    "verdict",
+    "source",
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Default folders are relative to the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+def train(*options):
+    assert main(["train", "modular-addition", *SMALL, "--out", "out", *options]) == 0
+    return Run.open("out")
+
+
+def refused(capsys, *words):
+    """What is said on stderr to a mistake, which is no traceback."""
+    assert main(list(words)) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return " ".join(said.split())
+
+
+def python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], [], ["study", "-h"], ["train", "--help"], ["runs", "--help"]])
+def test_help_names_the_commands(capsys, words):
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("study NAME", "train NAME", "runs list", "modular-addition"))
+
+
+def test_help_and_run_lists_are_quick():
+    start = "import sys; from mechinterp.cli import main;"
+    heavy = "{'torch', 'transformer_lens', 'sklearn', 'plotly'} & set(sys.modules)"
+    code = f"{start} main(['--help']); print('tyro' in sys.modules, {heavy})"
+    assert python(code).endswith("False set()\n")
+    os.mkdir("runs")
+    assert python(f"{start} main(['runs', 'list']); print({heavy})") == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["study", "modular-addition"], ("--p", "--fast", "--json", "--out")),
+        (
+            ["train", "modular_addition"],
+            ("--task.p", "--recipe.lr", "--model.d-model", "--recipe-name", "--out"),
+        ),
+        (["runs", "list"], ("--best", "--where", "--metric")),
+    ],
+)
+def test_each_command_lists_its_options(capsys, words, options):
+    assert main([*words, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(option in said for option in options)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["grow"], "expected a command of .*study.*got 'grow'"),
+        (["study"], r"expected one of \['modular-addition'\] after mechinterp study, got nothing"),
+        (["study", "sorting"], "got sorting"),
+        (["train", "sorting"], "got sorting"),
+        (["study", "modular-addition", "--p", "8"], "odd modulus"),
+        (["study", "modular-addition", "--p", "many"], "--p"),
+        (["study", "modular-addition", "--recipe", "slow"], "fast.*classic"),
+        (["train", "modular-addition", "--p", "1"], "expected a modulus p >= 2, got 1"),
+        (["train", "modular-addition", "--lr", "-1"], "expected lr > 0, got -1.0"),
+        (["train", "modular-addition", "--lr"], "--recipe.lr"),
+        (["train", "modular-addition", "--nonsense", "3"], "--nonsense"),
+        (["train", "modular-addition", "word"], "word"),
+        (["train", "modular-addition", "--act-fn", "tan"], "expected act_fn one of"),
+        (["train", "modular-addition", "--eps", "1e-6"], "--model.eps.*--recipe.eps"),
+        (["train", "modular-addition", "--recipe-name", "slow"], "'classic', 'fast'.*'slow'"),
+        (["train", "modular-addition", *SMALL, "--lr", "1e12", "--warmup", "0"], "finite loss.*lower lr"),
+        (["train", "modular-addition", *SMALL, "--out", "/dev/null/x"], "/dev/null/x"),
+        (["runs"], "expected mechinterp runs list"),
+        (["runs", "list"], "expected a folder of runs"),
+        (["runs", "show", "nowhere"], "expected a run folder at nowhere"),
+    ],
+)
+def test_mistakes_are_explained(capsys, words, message):
+    assert re.search(message, refused(capsys, *words))
+
+
+def test_errors_that_are_ours_keep_their_traceback(monkeypatch):
+    def broken(words):
+        raise TypeError("ours")
+
+    monkeypatch.setattr(cli, "_runs", broken)
+    with pytest.raises(TypeError, match="ours"):
+        main(["runs"])
+
+
+def test_training_leaves_a_finished_run_that_records_its_options(capsys):
+    run = train()
+    out, err = capsys.readouterr()
+    assert out.startswith("accuracy ")
+    assert len(out.splitlines()) == 1
+    assert "train" in err
+    assert run.finished
+    assert run.metrics["steps"] == 30
+    assert run.config["task"] == {"task": "modular_addition", "seed": 0, "p": 7, "operation": "add",
+                                  "train_fraction": 0.6}  # fmt: skip
+    model = run.config["model"]
+    sizes = {"d_model": 16, "n_heads": 2, "d_head": 8, "d_mlp": 32, "d_vocab": 8, "d_vocab_out": 7}
+    assert {key: model[key] for key in sizes} == sizes
+    assert model["attn_scale"] == pytest.approx(8**0.5)
+    assert run.config["recipe"] == json.loads(json.dumps(replace(FAST, steps=30).to_json()))
+    for name in ("weights.safetensors", "history.json", "environment.json"):
+        assert (run.path / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "group", "expected"),
+    [
+        ("--task.p 5", "task", {"p": 5}),
+        ("--p=5", "task", {"p": 5}),
+        ("--train_fraction 0.5", "task", {"train_fraction": 0.5}),
+        ("--operation subtract", "task", {"operation": "subtract"}),
+        ("--recipe.lr 0.003", "recipe", {"lr": 0.003}),
+        ("--lr=0.003", "recipe", {"lr": 0.003}),
+        ("--recipe.betas 0.9 0.98", "recipe", {"betas": [0.9, 0.98]}),
+        ("--betas 0.8 0.9 --batch_size 4", "recipe", {"betas": [0.8, 0.9], "batch_size": 4}),
+        ("--batch-size None --clip-norm 2", "recipe", {"batch_size": None, "clip_norm": 2.0}),
+        ("--cleanup-eps None", "recipe", {"cleanup_eps": None}),
+        ("--recipe.eps 1e-6", "recipe", {"eps": 1e-6}),
+        ("--recipe-name classic", "recipe", {"lr": 1e-3, "loss_dtype": "float64", "steps": 30}),
+        ("--recipe_name=classic --lr 0.5", "recipe", {"lr": 0.5, "loss_dtype": "float64"}),
+        ("--attn-only", "model", {"attn_only": True}),
+        ("--no-use-attn-scale", "model", {"use_attn_scale": False}),
+        ("--model.no-use-attn-scale", "model", {"use_attn_scale": False}),
+        ("--no_attn_only --init-mode nanda", "model", {"attn_only": False, "init_mode": "nanda"}),
+        ("--normalization-type LN", "model", {"normalization_type": "LN"}),
+        ("--attn-scale -1", "model", {"attn_scale": pytest.approx(8**0.5)}),
+    ],
+)
+def test_options_reach_their_group(options, group, expected):
+    found = train(*options.split()).config[group]
+    assert {key: found[key] for key in expected} == expected
+
+
+def test_one_seed_reaches_every_group():
+    config = train("--seed", "3").config
+    assert [config[group]["seed"] for group in ("task", "model", "recipe")] == [3, 3, 3]
+    other = main(["train", "modular-addition", *SMALL, "--out", "other", "--task.seed", "4"])
+    assert (other, Run.open("other").config["recipe"]["seed"]) == (0, 0)
+
+
+def test_the_same_command_goes_on_and_another_is_refused(capsys):
+    first = train().metrics
+    assert train().metrics == first
+    assert "another ['recipe']" in refused(
+        capsys, "train", "modular-addition", *SMALL, "--out", "out", "--lr", "1"
+    )
+
+
+def test_an_interruption_is_130_and_the_same_command_goes_on(capsys, monkeypatch):
+    class Press:
+        def __init__(self, label):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def __call__(self, job):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as pressed:
+        pressed.setattr(cli, "_watch", Press)
+        assert main(["train", "modular-addition", *SMALL, "--out", "out"]) == 130
+    assert "goes on" in capsys.readouterr().err
+    assert not Run.open("out").finished
+    assert train().metrics["steps"] == 30
+
+
+def test_runs_are_listed_chosen_and_shown(capsys):
+    for p in (5, 7):
+        options = [*SMALL, "--p", str(p), "--out", f"runs/{p}"]
+        assert main(["train", "modular-addition", *options]) == 0
+    Run.create("runs/new", {"kind": "train"})
+    capsys.readouterr()
+
+    def said(*words):
+        assert main(["runs", *words]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    assert [line.split()[0] for line in said("list")] == ["finished", "finished", "unfinished"]
+    assert [line.split()[-1] for line in said("list", "--where", "p=7")] == ["runs/7"]
+    assert said("list", "--where", "p=7", "d_model=17") == []
+    steps = said("list", "--best", "--metric", "trivial", "--where", "kind=train")
+    assert [line.split()[-1] for line in steps] == ["runs/5"]
+    assert said("list", "--best", "--metric", "trivial", "--smallest")[0].endswith("runs/7")
+    shown = json.loads("\n".join(said("show", "runs/7")))
+    assert (shown["config"]["task"]["p"], shown["finished"]) == (7, True)
+    for words, message in (
+        (["--best", "--metric", "grace"], "test_accuracy"),
+        (["--where", "p"], "expected --where key=value"),
+        (["--where", "q=7"], "got 'q'"),
+        (["--smallest"], "add --best"),
+    ):
+        assert message in refused(capsys, "runs", "list", *words)
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """A recipe too short to learn anything."""
+    monkeypatch.setitem(MODULAR_ADDITION, "fast", replace(FAST, steps=20, eval_every=10, checkpoints=3))
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_study_prints_one_object(capsys):
+    assert main(["study", "modular-addition", "--fast", "--json", "--p", "11"]) == 0
+    out, err = capsys.readouterr()
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    found = json.loads(out, parse_constant=refuse)
+    assert (len(out.splitlines()), err) == (1, "")
+    assert found.keys() == REPORT_KEYS
+    assert all(claim.keys() >= CLAIM_KEYS for claim in found["claims"])
+    verdicts = {claim.pop("id"): claim["verdict"] for claim in found["claims"]}
+    assert verdicts.pop("learned") == "fails"
+    assert set(verdicts.values()) == {"untested"}
+    run = Run.open("runs/modular-addition_p-11_fast-True")
+    assert run.finished
+    assert main(["runs", "show", str(run.path)]) == 0
+    assert "UNTESTED clock_or_pizza" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_study_prints_its_claims_and_names_its_report(capsys):
+    assert main(["study", "modular_addition", "--fast", "--p", "5", "--out", "here"]) == 0
+    out, err = capsys.readouterr()
+    assert "FAILS    learned" in out
+    assert "here/report.html" in out
+    assert "control: no decay" in err
+
+
+def test_every_file_of_a_run_is_json_that_a_browser_reads():
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    run = train()
+    for file in run.path.rglob("*.json"):
+        json.loads(file.read_text(), parse_constant=refuse)
+
+
+def test_the_command_is_installed_and_runs_in_a_process_of_its_own():
+    command = [sys.executable, "-m", "mechinterp", "train", "modular-addition", *SMALL, "--out", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "accuracy")
+    assert Run.open("out").finished
+    done = subprocess.run([*command[:3], "grow"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("mechinterp: expected a command")

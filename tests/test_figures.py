@@ -1,0 +1,167 @@
+"""Every known result is drawn, with named axes and honest scales."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from mechinterp import figures
+from mechinterp.result import Result
+
+DIVERGING = "rgb(5,48,97)"  # where plotly's RdBu_r begins
+RNG = np.random.default_rng(0)
+
+
+def array(shape, dims, **coords):
+    return xr.DataArray(RNG.random(shape), dims=dims, coords=coords, attrs={"units": "share"})
+
+
+def over_frequencies(name):
+    values = array(4, "frequency", frequency=[1, 2, 3, 4])
+    return Result(
+        name=name, values=values, trivial=0.25, control=values / 2, control_kind="untrained network"
+    )
+
+
+def over_steps(name, measures, **extra):
+    values = array((len(measures), 3), ("measure", "step"), measure=measures, step=[0, 10, 20])
+    return Result(name=name, values=values, trivial=1.0, control=values, control_kind="null", extra=extra)
+
+
+def circles(n=3, p=13):
+    keys = list(range(1, n + 1))
+    return Result(
+        name="circles",
+        values=array(n, "frequency", frequency=keys),
+        extra={
+            "planes": array((n, p, 2), ("frequency", "number", "axis"), frequency=keys),
+            "roundness": array(
+                (2, n), ("network", "frequency"), network=["trained", "untrained"], frequency=keys
+            ),
+        },
+    )
+
+
+def neurons(scale=1.0):
+    shares = array((4, 20), ("frequency", "neuron"), frequency=[1, 2, 3, 4])
+    return Result(
+        name="neuron_frequencies", values=scale * shares / shares.sum("frequency"),
+        control=array(20, "neuron"), control_kind="untrained network",
+    )  # fmt: skip
+
+
+def clusters():
+    names = [2, 5]
+    values = array(
+        (2, 2, 2), ("operation", "cluster", "frequency"),
+        operation=["ablate", "patch"], cluster=names, frequency=names,
+    )  # fmt: skip
+    return Result(name="neuron_clusters", values=values, control=-values, control_kind="random neurons")
+
+
+def sufficiency():
+    measures = ["full_test", "restricted_test", "full_train", "excluded_train"]
+    values = array(4, "measure", measure=measures)
+    return Result(name="sufficiency", values=values, trivial=2.0, control=values, control_kind="random")
+
+
+def phase():
+    values = array(
+        (3, 2, 2), ("measure", "weight_decay", "train_fraction"),
+        measure=["steps", "key_frequencies", "test_score"], weight_decay=[0.0, 1.0],
+        train_fraction=[0.3, 0.5],
+    )  # fmt: skip
+    values[0, 0] = np.nan
+    return Result(name="decay_and_fraction_phase", values=values, trivial=0.1)
+
+
+PROGRESS = ["train_loss", "test_loss", "restricted_loss", "excluded_loss", "gini", "weight_norm"]
+CURVES = ["train_loss", "test_loss", "train_score", "test_score"]
+SPECTRA = ("embedding_spectrum", "readout_spectrum", "logit_frequencies")
+RESULTS = {
+    "training_curves": over_steps("training_curves", CURVES, gap=xr.DataArray([3.0, 12.0], dims="end")),
+    "progress": over_steps("progress", PROGRESS),
+    **{name: over_frequencies(name) for name in SPECTRA},
+    "circles": circles(),
+    "neuron_frequencies": neurons(),
+    "neuron_clusters": clusters(),
+    "sufficiency": sufficiency(),
+    "decay_and_fraction_phase": phase(),
+}  # fmt: skip
+EDGES = {
+    "a network that never generalised": replace(
+        RESULTS["training_curves"], extra={"gap": xr.DataArray([3.0, np.nan], dims="end")}
+    ),
+    "no control": replace(RESULTS["sufficiency"], control=None),
+    "a spectrum without control": replace(RESULTS["embedding_spectrum"], control=None),
+    "progress without control": replace(RESULTS["progress"], control=None),
+    "one ring": circles(n=1),
+    "more rings than a page holds": circles(n=40, p=83),
+    "no neuron of one frequency": neurons(scale=0.1),
+    "a grid in which nothing groks": replace(phase(), values=phase().values * np.nan),
+}  # fmt: skip
+
+
+def test_every_result_that_has_a_figure_is_tried_here():
+    assert sorted(RESULTS) == figures.known()
+
+
+@pytest.mark.parametrize("result", [*RESULTS.values(), *EDGES.values()], ids=[*RESULTS, *EDGES])
+def test_results_are_drawn_with_a_title_and_survive_html(result):
+    figure = result.figure()
+    assert figure.layout.title.text
+    assert len(figure.data) > 0
+    assert "Plotly.newPlot" in figure.to_html(include_plotlyjs=False)
+
+
+def outer_axes(figure):
+    """The axes along the left and the lower edge of the figure, by their domains."""
+    axes = [*figure.select_xaxes(), *figure.select_yaxes()]
+    pairs = [(figure.layout[f"xaxis{i}"], figure.layout[f"yaxis{i}"]) for i in ["", *range(2, len(axes))]
+             if f"xaxis{i}" in figure.layout and f"yaxis{i}" in figure.layout]  # fmt: skip
+    lowest = {}
+    for x, y in pairs:
+        column, bottom = (x.domain or (0, 1))[0], (y.domain or (0, 1))[0]
+        if column not in lowest or bottom < lowest[column][0]:
+            lowest[column] = (bottom, x)
+    left = [y for x, y in pairs if (x.domain or (0, 1))[0] == min(lowest)]
+    return [axis for _, axis in lowest.values()] + left
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_outer_axes_are_named(name):
+    axes = outer_axes(RESULTS[name].figure())
+    assert len(axes) >= 2
+    assert all(axis.title.text for axis in axes)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_diverging_colours_have_their_middle_at_zero(name):
+    for trace in RESULTS[name].figure().data:
+        scale = getattr(trace, "colorscale", None)
+        if scale and scale[0][1].replace(" ", "") == DIVERGING:
+            assert (trace.zmin + trace.zmax, trace.zmid) == (0, 0)
+
+
+def test_the_clusters_use_the_diverging_colours():
+    assert clusters().figure().data[0].colorscale[0][1].replace(" ", "") == DIVERGING
+
+
+def test_the_gap_is_shaded_only_where_there_is_one():
+    assert len(RESULTS["training_curves"].figure().layout.shapes) > 0
+    assert len(EDGES["a network that never generalised"].figure().layout.shapes) == 0
+
+
+def test_of_many_rings_the_strongest_are_drawn():
+    result = EDGES["more rings than a page holds"]
+    figure = result.figure()
+    strongest = result.values.frequency.values[np.argsort(result.values.values)[-12:]]
+    drawn = {int(text.text.split("<br>")[0].removeprefix("k = ")) for text in figure.layout.annotations}
+    assert drawn == set(strongest.tolist())
+    assert "12 strongest of 40" in figure.layout.title.text
+
+
+def test_an_unknown_result_is_refused_with_the_known_names():
+    with pytest.raises(ValueError, match=r"expected a result of .*circles.*got 'of_my_own'"):
+        over_frequencies("of_my_own").figure()

@@ -11,8 +11,8 @@ from mechinterp.runs import Run, list_runs
 
 HEAD = """# Results
 
-Written by `make studies` from the runs themselves. A row is a claim: how often it holds over the seeds, the
-median of its value (and its range), and the median of the same measure under the control. *Untested* means that
+Written by `make studies` from the runs themselves. A row is a claim: how often it holds over seeds, the
+median of its value (and its range), and that of the same measure under the control. *Untested* means that
 the network had not learned its task.
 """
 

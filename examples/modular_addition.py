@@ -12,6 +12,7 @@ from mechinterp.training.recipes import FAST
 
 
 def main(p: int = 113, recipe: Recipe = FAST, hand_built: bool = False) -> None:
+    """Train (or build) the network, and say what each group of neurons does to the answers."""
     task = tasks.ModularAddition(p=p)
     model = constructions.modular_addition(task) if hand_built else models.modular_addition(task)
     if not hand_built:

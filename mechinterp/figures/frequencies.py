@@ -10,8 +10,8 @@ from mechinterp.figures.style import BLUE, CYCLIC, DIVERGING, GREY, SEQUENTIAL, 
 from mechinterp.result import Result
 
 _TITLES = {
-    "embedding_spectrum": "Embedding: a few frequencies hold its power",
-    "readout_spectrum": "Neurons to answers (W_out W_U): the same frequencies",
+    "embedding_spectrum": "Embedding: power by frequency",
+    "readout_spectrum": "Neurons to answers (W_out W_U): power by frequency",
     "logit_frequencies": "Logits: variance explained by cos(2πk(a+b−c)/p)",
 }
 
@@ -68,7 +68,7 @@ def rings(result: Result, most: int = 12) -> go.Figure:
         figure.update_layout({f"yaxis{axis}": {"scaleanchor": f"x{axis}"}})
     figure.update_annotations(font={"size": 11})
     more = "" if n == len(drawable) else f" (the {n} strongest of {len(drawable)})"
-    title = f"Embedding: numbers on a circle for each key frequency{more}"
+    title = f"Embedding: the numbers in the plane of each key frequency{more}"
     figure = styled(figure, title, height=130 + 310 * rows)
     return figure.update_layout(showlegend=False, margin={"t": 110})
 
@@ -102,7 +102,7 @@ def neuron_map(result: Result) -> go.Figure:
     figure.update_xaxes(title="share of variance", range=[0, 1], row=1, col=2)
     figure.update_yaxes(title="frequency", row=1, col=1)
     figure.update_yaxes(title="neurons", row=1, col=2)
-    return styled(figure, "Neurons: each follows one frequency of a and b", height=400)
+    return styled(figure, "Neurons: variance by frequency of a and b", height=400)
 
 
 def cluster_heatmaps(result: Result) -> go.Figure:
@@ -177,4 +177,4 @@ def sufficiency_bars(result: Result) -> go.Figure:
     )
     figure.update_xaxes(title="pairs, and what is kept of their logits")
     figure.update_yaxes(title="loss (nats)", type="log", exponentformat="power")
-    return styled(figure, "Key frequencies are enough, and without them nothing is left", height=420)
+    return styled(figure, "Loss with only the key frequencies, and without them", height=420)

@@ -36,7 +36,7 @@ def training_curves(result: Result) -> go.Figure:
     figure.update_yaxes(title="loss (nats)", type="log", exponentformat="power", row=1, col=1)
     figure.update_yaxes(title="accuracy", range=[-0.03, 1.03], row=2, col=1)
     figure.update_xaxes(title="step (full batch)", row=2, col=1)
-    return styled(figure, "Training: the train split is fitted first, the test split later", height=520)
+    return styled(figure, "Training: loss and accuracy of both splits", height=520)
 
 
 def progress(result: Result) -> go.Figure:
@@ -72,4 +72,4 @@ def progress(result: Result) -> go.Figure:
         title="weight norm", rangemode="tozero", showgrid=False, row=2, col=1, secondary_y=True
     )
     figure.update_xaxes(title="step (full batch)", row=2, col=1)
-    return styled(figure, "Progress measures: the circuit forms before the test loss falls", height=540)
+    return styled(figure, "Progress measures along training", height=540)

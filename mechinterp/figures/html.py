@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 
 import plotly.graph_objects as go
 import plotly.io
@@ -18,7 +19,8 @@ def embed(figure: go.Figure) -> str:
     """
     if "png" in plotly.io.renderers.default:
         picture = base64.b64encode(figure.to_image("png", width=960, scale=1)).decode()
-        return f'<img alt="{figure.layout.title.text}" src="data:image/png;base64,{picture}">'
-    html = figure.to_html(full_html=False, include_plotlyjs=not _loaded)
+        alt = html.escape(figure.layout.title.text or "figure")
+        return f'<img alt="{alt}" src="data:image/png;base64,{picture}">'
+    page = figure.to_html(full_html=False, include_plotlyjs=not _loaded)
     _loaded.append(True)
-    return html
+    return page

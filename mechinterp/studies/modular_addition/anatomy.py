@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,6 @@ from mechinterp.analysis.fourier import (
     trigonometric_share,
 )
 from mechinterp.analysis.progress import excluded, pair_loss, random_frequencies, restricted
-from mechinterp.models.factories import modular_addition as build
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.result import Result
 from mechinterp.studies.base import training_curves
@@ -158,7 +158,7 @@ class Anatomy:
         """Progress measures at every checkpoint, for the trained network's key frequencies."""
         p, series = self.task.p, self.job.checkpoints
         null = random_frequencies(p, len(self.keys), self.keys.tolist(), 1)
-        model = build(self.task, **self.shape())
+        model = copy.deepcopy(self.model)  # of the same sizes, whatever the factory's
         rows = [(chosen, []) for chosen in (self.keys, *null)]
         for step in series:
             model.load_state_dict(series[step])
@@ -182,10 +182,6 @@ class Anatomy:
             control_kind="as many random other frequencies" if null else "no other frequency left",
             provenance=self.provenance,
         )
-
-    def shape(self) -> dict[str, Any]:
-        """What the network's config changes of the factory's."""
-        return {"init_mode": self.model.cfg.init_mode, "seed": self.model.cfg.seed}
 
     def _measures(self, model: HookedTransformer, frequencies: Tensor) -> list[float]:
         p, targets = self.task.p, self.targets

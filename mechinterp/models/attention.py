@@ -138,12 +138,18 @@ class Attention(nn.Module):
             return pattern
         return pattern.masked_fill(~allowed.any(dim, keepdim=True), 0.0)
 
-    def out(self, z: Float[Tensor, "*at head d_head"]) -> Float[Tensor, "*at d_model"]:
-        """Sum the heads' outputs; their terms pass ``hook_result`` if ``use_attn_result``."""
+    def out(
+        self, z: Float[Tensor, "*at head d_head"], stream: Float[Tensor, " d_model"] | None = None
+    ) -> Float[Tensor, "*at d_model"]:
+        """Sum the heads' outputs; their terms pass ``hook_result`` if ``use_attn_result``.
+
+        A ``stream`` that is the same at every place is added on the way, at no cost.
+        """
+        bias = self.b_O if stream is None else self.b_O + stream
         if self.cfg.use_attn_result:
             terms = einsum(z, self.W_O, "... head d_head, head d_head d_model -> ... head d_model")
-            return self.hook_result(terms).sum(-2) + self.b_O
-        return affine(z.flatten(-2), self.W_O.flatten(0, 1), self.b_O)
+            return self.hook_result(terms).sum(-2) + bias
+        return affine(z.flatten(-2), self.W_O.flatten(0, 1), bias)
 
 
 def project(

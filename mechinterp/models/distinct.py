@@ -58,12 +58,14 @@ class Distinct:
         table = len(self.asking) * len(self.tokens)
         return 0 < 4 * len(self.tokens) <= places and table <= places * self.ask_rows.shape[1]
 
-    def asking_rows_of(self, table: Float[Tensor, "pair d"]) -> Float[Tensor, "batch query d"]:
-        """The vectors that stand where questions are asked."""
-        askers = table[self.asking]
-        if len(askers) == 1:  # one token for all, such as "=": nothing to look up or to sum back
-            return askers.expand(*self.ask_rows.shape, -1)
-        return F.embedding(self.ask_rows, askers)
+    @property
+    def cells(self) -> Int[Tensor, "query key batch"]:
+        """Where the score of each (example, query, key) stands in a flat table ``[asker pair]``."""
+
+        def plan() -> Tensor:
+            return (self.ask_rows.T[:, None] * len(self.tokens) + self.rows.T).contiguous()
+
+        return self._planned("cells", plan)
 
     def lookups(self, heads: int, queries: int) -> Int[Tensor, "asked key"]:
         """For each (example, query, head), the rows of a table ``[pair head]`` that it sums, a key each."""
@@ -110,34 +112,33 @@ class Distinct:
     def _planned(self, key: Any, plan: Callable[[], Any]) -> Any:
         """What a plan gives, worked out once."""
         if key not in self._plans:
-            self._plans[key] = plan()
+            with torch.inference_mode(False):  # a plan made while evaluating serves training too
+                self._plans[key] = plan()
         return self._plans[key]
 
 
-def attend(
-    attn: Attention,
-    normed: Float[Tensor, "pair d_model"],
-    distinct: Distinct,
-    view: View,
-) -> Float[Tensor, "batch query d_model"]:
-    """What ``attn`` writes, from the normalised inputs of the distinct pairs alone."""
-    q = project(normed[distinct.asking], attn.W_Q, attn.b_Q)
-    k = project(normed, attn.W_K, attn.b_K)
-    v = project(normed, attn.W_V, attn.b_V)
-    ask_at = distinct.positions[distinct.asking]
+def gathered_heads(
+    attn: Attention, normed: Float[Tensor, "pair d_model"], distinct: Distinct, view: View
+) -> Float[Tensor, "batch query head d_head"]:
+    """What each head of ``attn`` gathers, ``z``, from the normalised inputs of the distinct pairs alone."""
+    # One product for all three: the tables are small, and each product has its price.
+    weight = torch.cat((attn.W_Q, attn.W_K, attn.W_V))
+    bias = torch.cat((attn.b_Q, attn.b_K, attn.b_V))
+    q, k, v = project(normed, weight, bias).chunk(3, dim=1)
+    q, ask_at = q[distinct.asking], distinct.positions[distinct.asking]
     if attn.rotary is not None:
         q, k = attn.rotary(q, ask_at), attn.rotary(k, distinct.positions)
-    table = torch.einsum("qhe,khe->hqk", q, k) / attn.attn_scale
+    table = (q.transpose(0, 1) @ k.permute(1, 2, 0)) / attn.attn_scale
     if attn.cfg.positional_embedding_type == "alibi":
         table = table + alibi_bias(attn.cfg.n_heads, ask_at, distinct.positions).to(table.dtype)
     # Batch last from here to the pattern: rows of a few keys each would waste the processor.
-    cell = distinct.ask_rows.T[:, None] * len(k) + distinct.rows.T
+    cell = distinct.cells
     scores = table.flatten(1).index_select(1, cell.flatten()).unflatten(1, cell.shape)
     allowed = None if view.allowed is None else view.allowed.permute(1, 2, 3, 0)
     if allowed is not None:
         scores = scores.masked_fill(~allowed, attn.masked)
     pattern = attn.normalise(scores, allowed, dim=2)
-    return attn.out(GatheredSum.apply(pattern, v, distinct))
+    return GatheredSum.apply(pattern, v, distinct)
 
 
 class GatheredSum(torch.autograd.Function):
@@ -205,7 +206,7 @@ def distinct_pairs(tokens: Int[Tensor, "batch key"], queries: Int[Tensor, "*batc
     """
     held, asked, found = _SEEN.get(tokens, (None, None, None))
     if found is None or not (torch.equal(held, tokens) and torch.equal(asked, queries)):
-        found = Distinct.of(tokens, queries)
-        if not torch.is_inference_mode_enabled():  # what is made there can never be trained with
+        with torch.inference_mode(False):  # what is made there could never be trained with
+            found = Distinct.of(tokens, queries)
             _SEEN[tokens] = (tokens.clone(), queries, found)
     return found

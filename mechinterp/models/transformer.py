@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mechinterp.hooks import ActivationCache, HookedRootModule, HookPoint, is_hooked
 from mechinterp.models.attention import Attention, View
 from mechinterp.models.config import TransformerConfig
-from mechinterp.models.distinct import Distinct, attend, distinct_pairs
+from mechinterp.models.distinct import Distinct, distinct_pairs, gathered_heads
 from mechinterp.models.embedding import Embed, TiedUnembed, Unembed
 from mechinterp.models.mlp import MLP
 from mechinterp.models.normalisation import normalisation
@@ -52,18 +52,23 @@ class Block(nn.Module):
         k = self.ln1(k_in)
         v = k if v_in is k_in else self.ln1(v_in)
         q = k if q_in is k_in else self.ln1(q_in)
-        return self.add(asking, self.attn(q, k, v, view))
+        return self.feed_forward(asking + self.hook_attn_out(self.dropout(self.attn(q, k, v, view))))
 
     def forward_distinct(
         self, table: Float[Tensor, "pair d_model"], distinct: Distinct, view: View
     ) -> Float[Tensor, "batch query d_model"]:
         """As ``forward`` for the first block, from the distinct pairs' residual vectors."""
-        attn_out = attend(self.attn, self.ln1(table), distinct, view)
-        return self.add(distinct.asking_rows_of(table), attn_out)
+        z, askers = gathered_heads(self.attn, self.ln1(table), distinct, view), table[distinct.asking]
+        if len(askers) == 1:  # one token for all, such as "=": a bias
+            resid = self.attn.out(z, askers[0])
+        else:
+            resid = F.embedding(distinct.ask_rows, askers) + self.attn.out(z)
+        return self.feed_forward(resid)
 
-    def add(self, resid: Tensor, attn_out: Tensor) -> Float[Tensor, "batch query d_model"]:
-        """Add the attention's output, then the MLP's, to the stream."""
-        resid = resid + self.hook_attn_out(self.dropout(attn_out))
+    def feed_forward(
+        self, resid: Float[Tensor, "batch query d_model"]
+    ) -> Float[Tensor, "batch query d_model"]:
+        """Add the MLP's output to the stream that the attention has left."""
         if not self.cfg.attn_only:
             resid = self.hook_resid_mid(resid)
             mlp_in = self.hook_mlp_in(resid.clone()) if self.cfg.use_hook_mlp_in else resid

@@ -117,9 +117,34 @@ def cross_entropy(
     and its gradient with it, which stops grokking or throws the weights about ("slingshots",
     Thilak et al. 2022; Prieto et al. 2025).
     """
-    entering = logits.view_as(logits)
-    if entering.requires_grad:
-        # Answers that are out of the question have probabilities, hence gradients, near 1e-40; arithmetic on
-        # such denormal numbers would make every product of the backward pass several times slower.
-        entering.register_hook(lambda grad: torch.nn.functional.hardshrink(grad, 1e-35))
-    return torch.nn.functional.cross_entropy(entering.to(dtype), targets)
+    return CrossEntropy.apply(logits, targets, dtype)
+
+
+class CrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy whose gradient, one exponential away from the loss, is made with it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Float[Tensor, "row class"], targets: Int[Tensor, " row"], dtype: torch.dtype
+    ) -> Float[Tensor, ""]:
+        """The loss in ``dtype``."""
+        at, n = targets[:, None], len(targets)
+        log_probs = logits.to(dtype).log_softmax(-1)
+        loss = -log_probs.gather(1, at).mean()
+        if ctx.needs_input_grad[0]:
+            grad = log_probs.exp_().div_(n)
+            grad.scatter_add_(1, at, grad.new_full((n, 1), -1 / n))
+            # Answers that are out of the question have gradients near 1e-40; arithmetic on such denormal
+            # numbers would make every product of the backward pass several times slower.
+            ctx.save_for_backward(torch.nn.functional.hardshrink(grad.to(logits.dtype), 1e-35), logits, targets)
+            ctx.dtype = dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, by_loss: Float[Tensor, ""]) -> tuple[Tensor, None, None]:
+        """The gradient of the logits."""
+        grad, logits, targets = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for a second derivative
+            one_hot = torch.nn.functional.one_hot(targets, logits.shape[1])
+            grad = ((logits.to(ctx.dtype).softmax(-1) - one_hot) / len(targets)).to(logits.dtype)
+        return grad * by_loss.to(grad.dtype), None, None

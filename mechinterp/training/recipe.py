@@ -63,6 +63,9 @@ class Recipe:
     """AdamW's offset in those steps; ``None`` keeps it. An offset above the size of late gradients
     lets weights that no gradient holds decay away; the sign-like steps of a small one keep them."""
 
+    cleanup_until_score: float | None = None
+    """The clean-up goes on until the test score reaches this, up to ``steps``."""
+
     patience: int | None = None
     """Stop after this many measurements without a lower test loss."""
 

@@ -27,6 +27,7 @@ FAST = Recipe(
     stop_at_score=0.999,
     cleanup_steps=125,
     cleanup_eps=1e-3,
+    cleanup_until_score=1.0,
     checkpoints=33,
     checkpoint_spacing="linear",
 )

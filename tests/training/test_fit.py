@@ -97,6 +97,12 @@ def test_stopping_at_a_score_leaves_room_for_the_clean_up():
     assert job.stopped == "score"
 
 
+def test_the_clean_up_goes_on_until_the_score_is_reached():
+    asking = replace(RECIPE, steps=40, stop_at_score=0.0, cleanup_steps=8, cleanup_until_score=2.0)
+    assert fit(network(), TASK, asking).step == 40
+    assert fit(network(), TASK, replace(asking, cleanup_until_score=0.0)).step == 4 + 8
+
+
 def test_patience_and_callbacks_stop_training():
     flat = replace(RECIPE, lr=1e-12, weight_decay=0.0, steps=400, patience=3)
     assert fit(network(), TASK, flat).stopped in ("patience",)

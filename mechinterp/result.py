@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import importlib
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,6 +30,10 @@ from mechinterp.records import (
 Number = float | int | None
 Interval = tuple[Number, Number] | None
 Verdict = Literal["holds", "fails", "untested"]
+
+
+class NotLearned(UserWarning):
+    """Something is being concluded about a network that did not learn its task, or was not asked whether."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,8 +72,50 @@ class Result:
         lines += [f"  trivial  {format_number(self.trivial)}"]
         control = "none" if self.control is None else f"{_summary(self.control)}  ({self.control_kind})"
         lines += [f"  control  {control}", f"  interval {format_interval(self.interval)}"]
+        if self.learned is False:
+            lines += ["  UNTESTED the network did not learn its task"]
         lines += ["  from     " + ", ".join(f"{k} {v}" for k, v in self.provenance.items())]
         return "\n".join(lines)
+
+    @property
+    def learned(self) -> bool | None:
+        """Whether the network had learned its task; ``None`` if nobody asked."""
+        return self.provenance.get("learned")
+
+    def claim(
+        self,
+        id: str,
+        statement: str,
+        *,
+        value: Number,
+        holds: bool,
+        control: Number = None,
+        interval: Interval = None,
+        interval_over: str = "",
+        source: str = "",
+    ) -> Claim:
+        """One sentence that this result decides, beside the result's own baseline.
+
+        Args:
+            value: the number that decides, and ``control`` the same number under the result's null.
+            holds: whether it does, if the network learned its task.
+
+        Warns:
+            NotLearned: the network did not learn its task, or the analysis was given no gate; the
+                claim is untested.
+        """
+        if not self.learned:
+            why = (
+                "did not learn its task"
+                if self.learned is False
+                else "was not gated: give gate=Gate.of(model, task)"
+            )
+            warnings.warn(f"{id} is untested: the network {why}", NotLearned, stacklevel=2)
+        return Claim(
+            id=id, statement=statement, value=value, trivial=self.trivial, control=control,
+            control_kind=self.control_kind if control is not None else "", interval=interval,
+            interval_over=interval_over, verdict=verdict(holds, bool(self.learned)), source=source,
+        )  # fmt: skip
 
     def _repr_html_(self) -> str:
         drawn = self.name in importlib.import_module("mechinterp.figures").known()

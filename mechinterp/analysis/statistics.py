@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from torch import Tensor
 
 
 def bootstrap_interval(
@@ -45,3 +48,99 @@ def proportion_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, 
 def null_interval(null: ArrayLike, level: float = 0.95) -> NDArray[np.float64]:
     """Where the middle ``level`` of a null distribution lies, ``[low, high]``."""
     return np.quantile(np.asarray(null, dtype=float), [(1 - level) / 2, (1 + level) / 2])
+
+
+def bootstrap_means(
+    values: Float[Tensor, "example *cell"], *, level: float = 0.95, draws: int = 1000, seed: int = 0
+) -> tuple[Float[Tensor, "*cell"], Float[Tensor, "*cell"]]:
+    """Percentile bootstrap intervals of the means over examples of many cells, drawn alike for all.
+
+    Returns:
+        Lower and upper ends.
+
+    Raises:
+        ValueError: fewer than two examples.
+    """
+    n = _at_least_two(values)
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.randint(n, (draws, n), generator=generator)
+    weights = torch.zeros(draws, n, dtype=torch.float64).scatter_add_(
+        1, draw, torch.ones(1, 1).double().expand(draws, n)
+    )
+    means = (weights / n) @ values.flatten(1).double().cpu()
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = means.quantile(tails, dim=0)
+    return low.view(values.shape[1:]), high.view(values.shape[1:])
+
+
+def sign_flip_p_values(
+    effects: Float[Tensor, "example *cell"], *, draws: int = 2000, seed: int = 0
+) -> Float[Tensor, "*cell"]:
+    """Two-sided p-values that paired effects are symmetric about 0, cell by cell (Fisher's sign-flip test).
+
+    Exact, over all sign patterns, for up to 11 examples. An effect that is 0 in every example has p = 1.
+
+    Raises:
+        ValueError: fewer than two examples.
+    """
+    n = _at_least_two(effects)
+    flat = effects.flatten(1).double().cpu()
+    if n <= 11:
+        signs = 1 - 2 * ((torch.arange(2**n)[:, None] >> torch.arange(n)) & 1).double()
+    else:
+        drawn = torch.randint(2, (draws, n), generator=torch.Generator().manual_seed(seed))
+        signs = torch.cat((torch.ones(1, n), 1 - 2 * drawn)).double()  # what was measured is one of the draws
+    flipped, observed = (signs @ flat).abs(), flat.sum(0).abs()
+    rounding = 1e-9 * flat.abs().sum(0)
+    return (flipped >= observed - rounding).double().mean(0).view(effects.shape[1:])
+
+
+def permutation_p_value(observed: float, null: ArrayLike, alternative: str = "greater") -> float:
+    """The share of a null at least as extreme, what was observed counted in (Phipson & Smyth 2010).
+
+    Args:
+        alternative: ``"greater"``, ``"less"`` or ``"two-sided"``.
+
+    Raises:
+        ValueError: an empty null, or another alternative.
+    """
+    draws = np.asarray(null, dtype=float).ravel()
+    if len(draws) == 0 or alternative not in ("greater", "less", "two-sided"):
+        raise ValueError(
+            f"expected a null of at least one draw and alternative greater, less or two-sided, got "
+            f"{len(draws)} draws and {alternative!r}"
+        )
+    above, below = (1 + (draws >= observed).sum()), (1 + (draws <= observed).sum())
+    tail = {"greater": above, "less": below, "two-sided": 2 * min(above, below)}[alternative]
+    return min(1.0, float(tail / (len(draws) + 1)))
+
+
+def benjamini_hochberg(p_values: ArrayLike) -> NDArray[np.float64]:
+    """p-values adjusted for how many were looked at; below 0.05, a false discovery rate of at most 5 %.
+
+    NaN stays NaN and does not count (Benjamini & Hochberg 1995).
+    """
+    p = np.asarray(p_values, dtype=float)
+    adjusted, there = np.full(p.shape, np.nan), ~np.isnan(p)
+    if there.any():
+        adjusted[there] = stats.false_discovery_control(p[there])
+    return adjusted
+
+
+def seeds_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Student's interval of the mean over seeds, of which there are few.
+
+    Raises:
+        ValueError: fewer than two seeds.
+    """
+    sample = np.asarray(values, dtype=float).ravel()
+    if len(sample) < 2:
+        raise ValueError(f"expected at least 2 seeds, got {len(sample)}; train more")
+    half = stats.t.ppf((1 + level) / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample))
+    return float(sample.mean() - half), float(sample.mean() + half)
+
+
+def _at_least_two(values: Tensor) -> int:
+    if len(values) < 2:
+        raise ValueError(f"expected at least 2 examples, got {len(values)}; one says nothing about spread")
+    return len(values)

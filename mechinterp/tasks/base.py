@@ -136,7 +136,9 @@ class CrossEntropy(torch.autograd.Function):
             grad.scatter_add_(1, at, grad.new_full((n, 1), -1 / n))
             # Answers that are out of the question have gradients near 1e-40; arithmetic on such denormal
             # numbers would make every product of the backward pass several times slower.
-            ctx.save_for_backward(torch.nn.functional.hardshrink(grad.to(logits.dtype), 1e-35), logits, targets)
+            ctx.save_for_backward(
+                torch.nn.functional.hardshrink(grad.to(logits.dtype), 1e-35), logits, targets
+            )
             ctx.dtype = dtype
         return loss
 

@@ -200,7 +200,12 @@ class _Loop:
         if reached and self.end == recipe.steps and job.step < self.end:
             self.clean_up()
         goal = recipe.cleanup_until_score
-        if self.end < recipe.steps and job.step >= self.end and goal is not None and history.test_score[-1] < goal:
+        if (
+            self.end < recipe.steps
+            and job.step >= self.end
+            and goal is not None
+            and history.test_score[-1] < goal
+        ):
             self.end = min(recipe.steps, job.step + recipe.eval_every)
         asked = [callback(job) for callback in self.callbacks]  # all of them, whichever asks
         if any(asked):

@@ -1,0 +1,79 @@
+"""Whether a network learned its task: the question before every other.
+
+A circuit drawn from a network that answers at chance is a story about noise. Analyses take a
+``Gate``, their results remember it, and claims made from the results of a network that did
+not learn are *untested*, with a warning.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mechinterp.result import NotLearned
+from mechinterp.tasks.base import Split, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What a network scores on its task, beside what counts as having learned it.
+
+    Args:
+        score: of the network, on the split.
+        trivial: of the best constant answer.
+        learned_at: the score from which the task counts as learned.
+        n: examples of the split.
+    """
+
+    task: str
+    split: Split
+    score: float
+    trivial: float
+    learned_at: float
+    n: int
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: Callable, task: Task, split: Split = "test") -> Gate:
+        """Score a network on a split of its task; a network in training mode is scored in evaluation mode."""
+        batch, training = task.dataset(split), getattr(model, "training", False)
+        if training:
+            model.eval()  # type: ignore[attr-defined]
+        try:
+            score = task.score(task.outputs(model, batch), batch)
+        finally:
+            if training:
+                model.train()  # type: ignore[attr-defined]
+        return cls(
+            task=task.name, split=split, score=score, trivial=task.trivial, learned_at=task.learned_at,
+            n=len(batch),
+        )  # fmt: skip
+
+    @property
+    def learned(self) -> bool:
+        """Whether what follows is about a network that does the task."""
+        return self.score >= self.learned_at
+
+    def __str__(self) -> str:
+        word = "learned" if self.learned else "did NOT learn"
+        return (
+            f"the network {word} {self.task}: {self.split} score {self.score:.4g}, needed "
+            f"{self.learned_at:.4g}, trivial {self.trivial:.4g}, n {self.n}"
+        )
+
+
+def gated(gate: Gate | None, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """A result's provenance with what the gate says; ``"learned"`` is ``None`` without one.
+
+    Warns:
+        NotLearned: the network did not learn its task.
+    """
+    if gate is None:
+        return {**provenance, "learned": None}
+    if not gate.learned:
+        warnings.warn(f"{gate}; claims from this result are untested", NotLearned, stacklevel=3)
+    return {**provenance, "task": gate.task, "score": round(gate.score, 6), "learned": gate.learned}

@@ -19,6 +19,7 @@ from mechinterp.models.embedding import Embed, TiedUnembed, Unembed
 from mechinterp.models.mlp import MLP
 from mechinterp.models.normalisation import normalisation
 from mechinterp.models.positions import PosEmbed
+from mechinterp.models.rerun import Rerun
 from mechinterp.models.weights import WeightViews
 
 Read = Sequence[int] | Int[Tensor, "*batch read"]
@@ -211,6 +212,17 @@ class HookedTransformer(WeightViews, HookedRootModule):
         if not return_cache_object:
             return output, cache
         return output, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
+
+    def rerun(
+        self,
+        inputs: Tensor,
+        *,
+        read: Read | None = None,
+        attention_mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
+        keep: Sequence[str] = (),
+    ) -> Rerun:
+        """The intact run, from which the outputs of patched ones follow at a fraction of their cost."""
+        return Rerun(self, inputs, read, attention_mask, keep)
 
     def _drops(self) -> bool:
         return self.training and self.cfg.dropout > 0

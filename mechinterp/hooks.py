@@ -46,6 +46,7 @@ __all__ = [
     "scale",
     "steer",
     "transformer_lens_3",
+    "transformer_lens_tools",
     "zero",
 ]
 
@@ -82,6 +83,21 @@ def transformer_lens_3() -> tuple[Any, Any]:
         )
     module = importlib.import_module("transformer_lens")
     return module.HookedTransformer, module.HookedTransformerConfig
+
+
+def transformer_lens_tools() -> Any:
+    """TransformerLens 4's ``tools.analysis``: lens, attributions and the rest, imported when asked for.
+
+    Raises:
+        ImportError: the installed TransformerLens is older and has no logit lens there.
+    """
+    tools = importlib.import_module("transformer_lens.tools.analysis")
+    if not hasattr(tools, "logit_lens"):
+        raise ImportError(
+            f"expected transformer-lens>=4.3, which has these tools, got "
+            f"{importlib.metadata.version('transformer-lens')}; install transformer-lens==4.3.0"
+        )
+    return tools
 
 
 def axes_of(hook_name: str, ndim: int | None = None) -> tuple[str, ...]:

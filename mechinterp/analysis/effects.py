@@ -1,0 +1,86 @@
+"""From what a metric was under each of many edits to a ``Result`` with intervals, tests and a control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechinterp.analysis.statistics import benjamini_hochberg, bootstrap_means, sign_flip_p_values
+from mechinterp.result import Result
+
+
+def effects_result(
+    name: str,
+    after: Float[Tensor, "*cell example"],
+    before: Float[Tensor, " example"],
+    axes: Mapping[str, Sequence[Any]],
+    provenance: Mapping[str, Any],
+    *,
+    other: Float[Tensor, "*cell example"] | None = None,
+    control_kind: str = "",
+    units: str = "metric",
+    extra: Mapping[str, xr.DataArray] | None = None,
+    seed: int = 0,
+) -> Result:
+    """What each cell of a sweep does to a metric.
+
+    Args:
+        after, before: the metric under each edit, and of the intact run.
+        axes: names of the cell's axes and their coordinates.
+        other: the metric under the control's edits.
+
+    Returns:
+        ``values``: the metric under each edit, averaged over examples; ``trivial``: of the intact run;
+        ``control``: under the control's edits; ``interval``: of the largest effect. In ``extra``:
+        ``effect`` (after minus before) with ``low`` and ``high`` (95 %, bootstrap over examples),
+        ``p_value`` (sign flips: that the edit does something, and something else than
+        its control does; Benjamini-Hochberg over all cells) and ``per_example``.
+    """
+    n_axes = after.ndim - 1
+    by_example = after.movedim(-1, 0)
+    effect = by_example - before.view(-1, *[1] * n_axes)
+    low, high = bootstrap_means(effect, seed=seed)
+    p_values = sign_flip_p_values(effect, seed=seed)
+    if other is not None:  # both must be so: the larger of two p-values tests that (Berger 1982)
+        p_values = p_values.maximum(sign_flip_p_values(by_example - other.movedim(-1, 0), seed=seed))
+
+    def array(cells: Any) -> xr.DataArray:
+        return xr.DataArray(np.asarray(cells, dtype=float), dims=list(axes), coords=dict(axes))
+
+    mean = array(effect.mean(0))
+    strongest = int(mean.to_numpy().__abs__().argmax())
+    place = np.unravel_index(strongest, mean.shape)
+    cell = ", ".join(f"{axis} {mean.coords[axis].values[i]}" for axis, i in zip(axes, place))
+    values = array(after.mean(-1)).assign_attrs(units=units)
+    return Result(
+        name=name,
+        values=values,
+        trivial=before.mean().item(),
+        control=None if other is None else array(other.mean(-1)),
+        control_kind=control_kind if other is not None else "",
+        interval=(float(low.flatten()[strongest]), float(high.flatten()[strongest])),
+        provenance={**provenance, "n": len(before), "interval of": f"the effect at {cell}"},
+        extra={
+            "effect": mean.assign_attrs(units=units),
+            "low": array(low),
+            "high": array(high),
+            "p_value": array(benjamini_hochberg(p_values.numpy())),
+            "per_example": xr.DataArray(after.numpy(), dims=[*axes, "example"], coords=dict(axes)),
+            "before": xr.DataArray(before.numpy(), dims=["example"]),
+            **(extra or {}),
+        },
+    )
+
+
+def derangement(n: int, seed: int = 0) -> Int[Tensor, " n"]:
+    """A random order in which nothing stays in its place: each example's donor is another one."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    donors = torch.empty(n, dtype=torch.long)
+    donors[order] = order.roll(1)
+    return donors

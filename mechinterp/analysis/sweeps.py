@@ -1,0 +1,222 @@
+"""Many patches of one run, as few forward passes as memory allows.
+
+A sweep runs a network once for each of many patches: one activation of one layer, at some
+positions, of a head or a group of neurons or all, takes a donor's values. Patches are folded
+into the batch. A network that knows how to ``rerun`` computes only what each patch can reach; any
+other with TransformerLens's hook names takes the plain way, which is also what checks the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechinterp.hooks import Edit, Site, resolve, run
+
+Metric = Callable[[Tensor], Tensor]
+"""Takes outputs ``[batch, read, d_out]``, gives one number for each example, ``[batch]``."""
+Progress = Callable[[int, int], None]
+"""Told how many patches are done, of how many."""
+
+HEADS = ("q", "k", "v", "z", "pattern")
+STREAMS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+NEURONS = ("post",)
+MEMORY = 32 << 20
+"""Bytes for the activations of one batch of patches: about what stays in a processor's cache."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One activation of one layer takes a donor's values.
+
+    Args:
+        layer: which.
+        positions: where; of ``pattern``, the positions that ask.
+        head: one of them, or ``None`` for all.
+        neurons: some, or ``None`` for all.
+    """
+
+    layer: int
+    positions: tuple[int, ...]
+    head: int | None = None
+    neurons: tuple[int, ...] | None = None
+
+    def site(self, activation: str) -> Site:
+        """The same as a site."""
+        at: dict[str, Any] = {"query" if activation == "pattern" else "position": self.positions}
+        if self.head is not None:
+            at["head"] = self.head
+        if self.neurons is not None:
+            at["neuron"] = self.neurons
+        return Site.at(hook_of(activation, self.layer), **at)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all patches of a sweep share.
+
+    Args:
+        model: in evaluation mode.
+        inputs: of the run that is patched, ``[batch, pos]`` ids or ``[batch, pos, d_input]``.
+        metric: what is measured, one number for each example.
+        read: positions whose outputs the metric takes, for all examples or ``[batch, read]``.
+        attention_mask: true at real tokens, ``[batch, pos]``.
+        memory: bytes for the activations of one batch of patches.
+    """
+
+    model: Any
+    inputs: Tensor
+    metric: Metric
+    read: Sequence[int] | Tensor = (-1,)
+    attention_mask: Tensor | None = None
+    memory: int = MEMORY
+
+    @torch.no_grad()
+    def outputs(self, times: int = 1, edits: Sequence[Edit] = ()) -> Float[Tensor, "row read out"]:
+        """Outputs at the positions read, of the batch repeated a number of times."""
+        inputs = self.inputs.repeat(times, *[1] * (self.inputs.ndim - 1))
+        forward: dict[str, Any] = {}
+        if self.attention_mask is not None:
+            forward["attention_mask"] = self.attention_mask.repeat(times, 1)
+        read = torch.as_tensor(self.read)
+        read = read.repeat(times, 1) if read.ndim == 2 else read
+        if hasattr(self.model, "rerun"):
+            return run(self.model, inputs, edits=edits, read=read, **forward)
+        logits = run(self.model, inputs, edits=edits, **forward)
+        at = (read % inputs.shape[1]).expand(len(inputs), -1)
+        return logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1]))
+
+    def measure(self, outputs: Float[Tensor, "batch read out"], what: str) -> Float[Tensor, " batch"]:
+        """The metric of a batch, checked."""
+        values = self.metric(outputs)
+        if not isinstance(values, Tensor) or values.shape != (len(self.inputs),):
+            got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"expected the metric to give one number for each of {len(self.inputs)} examples, [batch], "
+                f"got {got}; leave out the mean over examples, and sum over anything else"
+            )
+        if not bool(values.isfinite().all()):
+            example = int((~values.isfinite()).nonzero()[0])
+            raise ValueError(
+                f"expected a finite metric, got {values[example]} of example {example} in {what}"
+            )
+        return values.double()
+
+
+def hook_of(activation: str, layer: int) -> str:
+    """The hook name of an activation's short name."""
+    place = "attn." if activation in HEADS else "mlp." if activation in NEURONS else ""
+    return f"blocks.{layer}.{place}hook_{activation}"
+
+
+def donor_names(model: Any, activation: str, layers: Sequence[int]) -> list[str]:
+    """The hook names that a donor's run must keep: the activation's, and the same after rotation."""
+    names = [hook_of(activation, layer) for layer in layers]
+    for name in names:
+        resolve(model, Site(name))
+    turned = [name.replace("hook_", "hook_rot_") for name in names] if activation in ("q", "k") else []
+    return names + [name for name in turned if name in model.hook_dict]
+
+
+def sweep(
+    setting: Setting,
+    activation: str,
+    patches: Sequence[Patch],
+    donor: Mapping[str, Tensor],
+    *,
+    fast: bool = True,
+    progress: Progress | None = None,
+) -> Float[Tensor, "patch batch"]:
+    """The metric of every example under every patch.
+
+    Args:
+        activation: a short name of ``HEADS``, ``STREAMS`` or ``NEURONS``.
+        donor: by hook name, the values that the patches bring, of a batch of 1 or of all.
+        fast: rerun only what a patch can reach, where the model can.
+    """
+    way = _reruns if fast and hasattr(setting.model, "rerun") else _whole_runs
+    found: dict[int, Tensor] = {}
+    for which, outputs in way(setting, activation, list(patches), donor):
+        found[which] = setting.measure(outputs, f"patch {patches[which].site(activation)}")
+        if progress is not None:
+            progress(len(found), len(patches))
+    return torch.stack([found[which] for which in range(len(patches))])
+
+
+def _whole_runs(
+    setting: Setting, activation: str, patches: list[Patch], donor: Mapping[str, Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    """Patches of one layer at a time, whole forward passes with hooks."""
+    batch = len(setting.inputs)
+    each = batch * setting.inputs.shape[1] * 16 * setting.model.cfg.d_model * 4
+    at_once = max(1, setting.memory // each)
+    for layer, some in _by(lambda patch: patch.layer, patches):
+        name = hook_of(activation, layer)
+        for chunk in _chunks(some, at_once):
+
+            def swap(tensor: Tensor, hook_name: str, chunk: list[int] = chunk) -> Tensor:
+                rows = tensor.clone().unflatten(0, (len(chunk), batch))
+                for row, which in zip(rows, chunk):
+                    key = patches[which].site(activation).key(hook_name, row.shape)
+                    row[key] = donor[hook_name][key].to(row.dtype).expand(row[key].shape)
+                return rows.flatten(0, 1)
+
+            outputs = setting.outputs(len(chunk), [Edit(Site(name), swap, "patches")])
+            yield from zip(chunk, outputs.unflatten(0, (len(chunk), batch)))
+
+
+def _reruns(
+    setting: Setting, activation: str, patches: list[Patch], donor: Mapping[str, Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    """Patches of one layer and the same positions at a time, from where they enter."""
+    own = hook_of(activation, 0).removeprefix("blocks.0.")
+    rerun = setting.model.rerun(
+        setting.inputs, read=setting.read, attention_mask=setting.attention_mask, keep=[own]
+    )
+    cfg = setting.model.cfg
+    wide = max(cfg.d_mlp or 0, 4 * cfg.d_model, cfg.n_heads * setting.inputs.shape[1], cfg.d_vocab_out)
+    for (layer, positions), some in _by(lambda patch: (patch.layer, patch.positions), patches):
+        at = torch.tensor(positions, device=setting.inputs.device)
+        change = _enter(rerun, activation, layer, at, donor, [patches[which] for which in some])
+        reached = len(rerun.reach(layer, at)) or 1
+        at_once = max(1, setting.memory // (len(setting.inputs) * reached * wide * 4))
+        for chunk in _chunks(list(enumerate(some)), at_once):
+            outputs = rerun.outputs(change[[place for place, _ in chunk]])
+            for row, (_, which) in enumerate(chunk):
+                yield which, rerun.intact if outputs is None else outputs[row]
+
+
+def _enter(
+    rerun: Any, activation: str, layer: int, at: Tensor, donor: Mapping[str, Tensor], patches: list[Patch]
+) -> Any:
+    """The change of some patches of one layer and place, in their order."""
+    name = hook_of(activation, layer)
+    if activation in STREAMS:
+        return rerun.enter_stream(layer, activation, at, donor[name][:, None])[[0] * len(patches)]
+    if activation in NEURONS:
+        everything = range(donor[name].shape[-1])
+        groups = [torch.tensor(everything if p.neurons is None else p.neurons) for p in patches]
+        return rerun.enter_neurons(layer, groups, at, donor[name])
+    turned = name.replace("hook_", "hook_rot_")
+    values = donor[turned if activation in ("q", "k") and turned in donor else name]
+    if patches[0].head is None:
+        return rerun.enter_heads(layer, activation, at, values, joint=True)[[0] * len(patches)]
+    return rerun.enter_heads(layer, activation, at, values)[[int(p.head or 0) for p in patches]]
+
+
+def _by(key: Callable[[Patch], Any], patches: list[Patch]) -> Iterator[tuple[Any, list[int]]]:
+    """The places in the list of the patches that have a key in common."""
+    order = sorted(range(len(patches)), key=lambda which: key(patches[which]))
+    for common, some in groupby(order, key=lambda which: key(patches[which])):
+        yield common, list(some)
+
+
+def _chunks(some: list, size: int) -> Iterator[list]:
+    for start in range(0, len(some), size):
+        yield some[start : start + size]

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechinterp.hooks import Edit, Site, resolve, run
+from mechinterp.analysis.checks import check_metric, check_read
+from mechinterp.hooks import Edit, Site, resolve, run, run_with_cache
 
 Metric = Callable[[Tensor], Tensor]
 """Takes outputs ``[batch, read, d_out]``, gives one number for each example, ``[batch]``."""
@@ -77,36 +78,68 @@ class Setting:
     attention_mask: Tensor | None = None
     memory: int = MEMORY
 
+    def __post_init__(self) -> None:
+        check_read(self.read, self.inputs)
+
     @torch.no_grad()
     def outputs(self, times: int = 1, edits: Sequence[Edit] = ()) -> Float[Tensor, "row read out"]:
         """Outputs at the positions read, of the batch repeated a number of times."""
+        return self.forward(times, edits)
+
+    def forward(self, times: int = 1, edits: Sequence[Edit] = ()) -> Float[Tensor, "row read out"]:
+        """The same, with gradients if they are on."""
         inputs = self.inputs.repeat(times, *[1] * (self.inputs.ndim - 1))
-        forward: dict[str, Any] = {}
-        if self.attention_mask is not None:
-            forward["attention_mask"] = self.attention_mask.repeat(times, 1)
-        read = torch.as_tensor(self.read)
+        forward = self._masked(times)
+        read = torch.as_tensor(self.read, device=inputs.device)
         read = read.repeat(times, 1) if read.ndim == 2 else read
         if hasattr(self.model, "rerun"):
-            return run(self.model, inputs, edits=edits, read=read, **forward)
+            # Without any hook it would compute less and round otherwise: an intact run has one too.
+            own = "blocks.0.hook_resid_pre"
+            return run_with_cache(self.model, inputs, edits=edits, names=own, read=read, **forward)[0]
         logits = run(self.model, inputs, edits=edits, **forward)
         at = (read % inputs.shape[1]).expand(len(inputs), -1)
         return logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1]))
 
+    @torch.no_grad()
+    def activations(self, names: Sequence[str]) -> dict[str, Float[Tensor, "batch ..."]]:
+        """Activations of the intact run, by hook name."""
+        return activations(self.model, self.inputs, names, self.attention_mask)
+
+    def _masked(self, times: int = 1) -> dict[str, Any]:
+        return {} if self.attention_mask is None else {"attention_mask": self.attention_mask.repeat(times, 1)}
+
     def measure(self, outputs: Float[Tensor, "batch read out"], what: str) -> Float[Tensor, " batch"]:
         """The metric of a batch, checked."""
-        values = self.metric(outputs)
-        if not isinstance(values, Tensor) or values.shape != (len(self.inputs),):
-            got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(
-                f"expected the metric to give one number for each of {len(self.inputs)} examples, [batch], "
-                f"got {got}; leave out the mean over examples, and sum over anything else"
-            )
-        if not bool(values.isfinite().all()):
-            example = int((~values.isfinite()).nonzero()[0])
-            raise ValueError(
-                f"expected a finite metric, got {values[example]} of example {example} in {what}"
-            )
-        return values.double()
+        with torch.no_grad():
+            values = self.metric(outputs)
+        return check_metric(values, len(self.inputs), what).cpu().double()
+
+
+@torch.no_grad()
+def activations(
+    model: Any, inputs: Tensor, names: Sequence[str], attention_mask: Tensor | None = None
+) -> dict[str, Float[Tensor, "batch ..."]]:
+    """Activations of a run, by hook name."""
+    masked = {} if attention_mask is None else {"attention_mask": attention_mask}
+    fired = {name: fires_as(model, name) for name in names}
+    _, cache = run_with_cache(model, inputs, names=list(fired.values()), **masked)
+    return {name: cache[own] for name, own in fired.items()}
+
+
+def patches_of(
+    axes: Mapping[str, Sequence[Any]], n_pos: int, groups: Mapping[Any, Sequence[int]] | None = None
+) -> list[Patch]:
+    """A patch for each cell of some axes (layer, position, head, group), in their order."""
+    cells = (dict(zip(axes, cell)) for cell in product(*axes.values()))
+    return [
+        Patch(
+            cell["layer"],
+            (cell["position"],) if "position" in cell else tuple(range(n_pos)),
+            cell.get("head"),
+            tuple(map(int, (groups or {})[cell["group"]])) if "group" in cell else None,
+        )
+        for cell in cells
+    ]
 
 
 def hook_of(activation: str, layer: int) -> str:
@@ -115,12 +148,18 @@ def hook_of(activation: str, layer: int) -> str:
     return f"blocks.{layer}.{place}hook_{activation}"
 
 
+def fires_as(model: Any, name: str) -> str:
+    """The name under which a hook point fires; TransformerLens 4's bridge has several for one."""
+    return str(model.hook_dict[name].name)
+
+
 def donor_names(model: Any, activation: str, layers: Sequence[int]) -> list[str]:
-    """The hook names that a donor's run must keep: the activation's, and the same after rotation."""
+    """The hook names that a donor's run must keep: the activation's, and for reruns the same rotated."""
     names = [hook_of(activation, layer) for layer in layers]
     for name in names:
         resolve(model, Site(name))
-    turned = [name.replace("hook_", "hook_rot_") for name in names] if activation in ("q", "k") else []
+    rotates = activation in ("q", "k") and hasattr(model, "rerun")
+    turned = [name.replace("hook_", "hook_rot_") for name in names] if rotates else []
     return names + [name for name in turned if name in model.hook_dict]
 
 
@@ -133,7 +172,7 @@ def sweep(
     fast: bool = True,
     progress: Progress | None = None,
 ) -> Float[Tensor, "patch batch"]:
-    """The metric of every example under every patch.
+    """The metric of every example under every patch; of one that a patch leaves as it was, to the last bit.
 
     Args:
         activation: a short name of ``HEADS``, ``STREAMS`` or ``NEURONS``.
@@ -153,22 +192,31 @@ def _whole_runs(
     setting: Setting, activation: str, patches: list[Patch], donor: Mapping[str, Tensor]
 ) -> Iterator[tuple[int, Tensor]]:
     """Patches of one layer at a time, whole forward passes with hooks."""
-    batch = len(setting.inputs)
-    each = batch * setting.inputs.shape[1] * 16 * setting.model.cfg.d_model * 4
-    at_once = max(1, setting.memory // each)
+    names = {patch.layer: hook_of(activation, patch.layer) for patch in patches}
+    base, intact = setting.activations(list(names.values())), setting.outputs()
     for layer, some in _by(lambda patch: patch.layer, patches):
-        name = hook_of(activation, layer)
-        for chunk in _chunks(some, at_once):
+        old = base[names[layer]]
+        new = donor[names[layer]].to(old).expand_as(old)
+        keys = [patches[which].site(activation).key(names[layer], old.shape) for which in some]
+        for which, key, outputs in zip(some, keys, _swapped(setting, names[layer], new, keys)):
+            changed = (new[key] != old[key]).flatten(1).any(1)
+            yield which, torch.where(changed[:, None, None], outputs, intact)
 
-            def swap(tensor: Tensor, hook_name: str, chunk: list[int] = chunk) -> Tensor:
-                rows = tensor.clone().unflatten(0, (len(chunk), batch))
-                for row, which in zip(rows, chunk):
-                    key = patches[which].site(activation).key(hook_name, row.shape)
-                    row[key] = donor[hook_name][key].to(row.dtype).expand(row[key].shape)
-                return rows.flatten(0, 1)
 
-            outputs = setting.outputs(len(chunk), [Edit(Site(name), swap, "patches")])
-            yield from zip(chunk, outputs.unflatten(0, (len(chunk), batch)))
+def _swapped(setting: Setting, name: str, new: Tensor, keys: list) -> Iterator[Tensor]:
+    """Outputs with new values at each of some places of a hook point, many in one batch."""
+    shape = setting.inputs.shape
+    at_once = max(1, setting.memory // (shape[0] * shape[1] * 64 * setting.model.cfg.d_model))
+    for chunk in _chunks(keys, at_once):
+
+        def swap(tensor: Tensor, _: str, chunk: list = chunk) -> Tensor:
+            rows = tensor.clone().unflatten(0, (len(chunk), shape[0]))
+            for row, key in zip(rows, chunk):
+                row[key] = new[key]
+            return rows.flatten(0, 1)
+
+        outputs = setting.outputs(len(chunk), [Edit(Site(fires_as(setting.model, name)), swap, "patches")])
+        yield from outputs.unflatten(0, (len(chunk), shape[0]))
 
 
 def _reruns(
@@ -186,8 +234,12 @@ def _reruns(
         change = _enter(rerun, activation, layer, at, donor, [patches[which] for which in some])
         reached = len(rerun.reach(layer, at)) or 1
         at_once = max(1, setting.memory // (len(setting.inputs) * reached * wide * 4))
+        changed = change.delta.flatten(2).any(-1).T
         for chunk in _chunks(list(enumerate(some)), at_once):
-            outputs = rerun.outputs(change[[place for place, _ in chunk]])
+            places = [place for place, _ in chunk]
+            outputs = rerun.outputs(change[places])
+            if outputs is not None and not bool(changed[places].all()):
+                outputs = torch.where(changed[places][:, :, None, None], outputs, rerun.intact)
             for row, (_, which) in enumerate(chunk):
                 yield which, rerun.intact if outputs is None else outputs[row]
 

@@ -12,7 +12,7 @@ Everything here gives the numbers of the plain forward pass with hooks, up to ro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,12 +39,8 @@ class Pins:
 
     heads: Bool[Tensor, "patch layer head"]
     mlps: Bool[Tensor, "patch layer"]
-    z: Mapping[int, Float[Tensor, "some pos head d_head"]] = field(default_factory=dict)
-    mlp_out: Mapping[int, Float[Tensor, "any pos d_model"]] = field(default_factory=dict)
-
-    def __getitem__(self, patches: slice) -> Pins:
-        """The pins of some of the patches."""
-        return Pins(self.heads[patches], self.mlps[patches], self.z, self.mlp_out)
+    z: Mapping[int, Float[Tensor, "some pos head d_head"]]
+    mlp_out: Mapping[int, Float[Tensor, "any pos d_model"]]
 
 
 class Rerun(Entrances):
@@ -229,19 +225,31 @@ class Rerun(Entrances):
     # ---- sets of components -------------------------------------------------------------
 
     @torch.no_grad()
-    def pinned(self, pins: Pins) -> Float[Tensor, "patch batch read out"]:
-        """The outputs with sets of heads and MLPs held at given values, a set for each patch."""
-        layers = (pins.heads.any(-1) | pins.mlps).any(0).nonzero()
+    def pinned(
+        self,
+        heads: Bool[Tensor, "patch layer head"],
+        mlps: Bool[Tensor, "patch layer"],
+        z: Mapping[int, Float[Tensor, "some pos head d_head"]],
+        mlp_out: Mapping[int, Float[Tensor, "any pos d_model"]],
+    ) -> Float[Tensor, "patch batch read out"]:
+        """The outputs with sets of heads and MLPs held at given values, a set for each patch.
+
+        Args:
+            heads, mlps: which, for each patch.
+            z, mlp_out: their values, by layer; a batch of 1 serves all examples.
+        """
+        pins = Pins(heads, mlps, z, mlp_out)
+        layers = (heads.any(-1) | mlps).any(0).nonzero()
         if not len(layers):
-            return self.intact.expand(len(pins.heads), *self.intact.shape)
+            return self.intact.expand(len(heads), *self.intact.shape)
         first = int(layers[0])
         at = self.matter(first)
-        shape = (len(self.intact), len(pins.heads), len(at), self.cfg.d_model)
+        shape = (len(self.intact), len(heads), len(at), self.cfg.d_model)
         delta = self.intact.new_zeros(shape)
-        if bool(pins.heads[:, first].any()):
-            dz = pins.z[first][:, at] - self.base(first, "attn.hook_z")[:, at]
+        if bool(heads[:, first].any()):
+            dz = z[first][:, at] - self.base(first, "attn.hook_z")[:, at]
             written = torch.einsum("bthe,hed->bhtd", dz, self.model.blocks[first].attn.W_O)
-            delta = torch.einsum("mh,bhtd->bmtd", pins.heads[:, first].to(dz.dtype), written).expand(shape)
+            delta = torch.einsum("mh,bhtd->bmtd", heads[:, first].to(dz.dtype), written).expand(shape)
         outputs = self.outputs(Change(first, "mid", at, delta), pins)
         assert outputs is not None
         return outputs

@@ -5,7 +5,6 @@ import torch
 from small_networks import KINDS, inputs, network, padding
 
 from mechinterp.hooks import Edit, Site, patch, run, run_with_cache
-from mechinterp.models.rerun import Pins
 
 STREAMS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 HEADS = ("q", "k", "v", "z", "pattern")
@@ -121,7 +120,7 @@ def test_sets_of_heads_and_mlps(kind):
     heads[0], mlps[0] = False, False
     z = {layer: cache[f"blocks.{layer}.attn.hook_z"].mean(0, keepdim=True) for layer in (0, 1)}
     out = {} if model.cfg.attn_only else {layer: cache[f"blocks.{layer}.hook_mlp_out"] for layer in (0, 1)}
-    found = model.rerun(x, **forward).pinned(Pins(heads, mlps, z, out))
+    found = model.rerun(x, **forward).pinned(heads, mlps, z, out)
     for which, output in enumerate(found):
         edits = [
             Edit(

@@ -1,0 +1,208 @@
+"""Ablation: what does a network lose without a head, an MLP, some neurons or a direction?
+
+One component at a time. What two do together, and what many do, is in ``redundancy`` and ``pruning``: single
+ablations do not add up, since components that do the same hide each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechinterp.analysis.checks import check_inputs, check_model, chosen
+from mechinterp.analysis.effects import effects_result
+from mechinterp.analysis.gates import Gate, gated
+from mechinterp.analysis.references import Reference, check_reference, references
+from mechinterp.analysis.sweeps import (
+    MEMORY,
+    STREAMS,
+    Metric,
+    Patch,
+    Progress,
+    Setting,
+    donor_names,
+    patches_of,
+    sweep,
+)
+from mechinterp.result import Result
+
+ACTIVATION = {"heads": "z", "mlps": "mlp_out", "neurons": "post"}
+
+
+def ablation(
+    model: Any,
+    inputs: Tensor,
+    metric: Metric,
+    what: Literal["heads", "mlps", "neurons"] = "heads",
+    *,
+    reference: Reference = "mean",
+    held_out: Tensor | None = None,
+    groups: Mapping[Any, Sequence[int]] | None = None,
+    layers: Sequence[int] | None = None,
+    by_position: bool = False,
+    read: Sequence[int] | Tensor = (-1,),
+    attention_mask: Tensor | None = None,
+    held_out_mask: Tensor | None = None,
+    fast: bool = True,
+    memory: int = MEMORY,
+    progress: Progress | None = None,
+    gate: Gate | None = None,
+    seed: int = 0,
+) -> Result:
+    """Ablate every component of a kind, one at a time.
+
+    Args:
+        inputs: ``[batch, pos]`` ids or ``[batch, pos, d_input]`` vectors.
+        metric: takes outputs ``[batch, read, d_out]``, gives one number for each example ``[batch]``.
+        what: ``"heads"``, ``"mlps"``, or ``"neurons"`` in named ``groups``.
+        reference: what the component's output becomes: ``"zero"``, its ``"mean"`` at each position, or its
+            value in another example (``"resample"``); the last two from ``held_out`` examples.
+        by_position: one position at a time, instead of all at once.
+        read, attention_mask, fast, memory, progress, gate: as in ``activation_patching``.
+
+    Returns:
+        As ``effects_result``, with dims layer, head or group, and position. The control makes a change of the
+        same size in a random direction: every coordinate's change gets a random sign.
+
+    Raises:
+        ValueError: as ``activation_patching``, and a reference that is missing or does not fit.
+    """
+    if what not in ACTIVATION:
+        raise ValueError(
+            f"expected heads, mlps or neurons to ablate, got {what!r}; for directions see erase_directions"
+        )
+    if what == "neurons" and not groups:
+        raise ValueError('expected groups of neurons to ablate, got none; give groups={"name": [0, 1, ...]}')
+    check_inputs(inputs, attention_mask)
+    check_model(model)
+    check_reference(reference, inputs, held_out)
+    axes = _axes(model, what, layers, groups, inputs.shape[1] if by_position else None)
+    names = donor_names(model, ACTIVATION[what], axes["layer"])
+    setting = Setting(model, inputs, metric, read, attention_mask, memory)
+    before = setting.measure(setting.outputs(), "the intact run")
+    own = setting.activations(names)
+    becomes = references(
+        model, names, reference, inputs, held_out,
+        attention_mask=attention_mask, held_out_mask=held_out_mask, seed=seed,
+    )  # fmt: skip
+    signed = {name: _random_signs(own[name], becomes[name], seed) for name in names}
+    patches = patches_of(axes, inputs.shape[1], groups)
+    found = []
+    for turn, donor in enumerate((becomes, signed)):
+        report = None if progress is None else partial(_report, progress, turn)
+        swept = sweep(setting, ACTIVATION[what], patches, donor, fast=fast, progress=report)
+        found.append(swept.unflatten(0, [len(values) for values in axes.values()]))
+    provenance = {
+        "what": what,
+        "reference": reference,
+        "seed": seed,
+        "held out": 0 if held_out is None else len(held_out),
+    }
+    return effects_result(
+        "ablation", found[0], before, axes, gated(gate, provenance), other=found[1],
+        control_kind="a change of the same size with random signs", seed=seed,
+    )  # fmt: skip
+
+
+def erase_directions(
+    model: Any,
+    inputs: Tensor,
+    metric: Metric,
+    directions: Mapping[Any, Float[Tensor, "d_model"] | Float[Tensor, "k d_model"]],
+    activation: str = "resid_post",
+    *,
+    reference: Reference = "zero",
+    held_out: Tensor | None = None,
+    layers: Sequence[int] | None = None,
+    read: Sequence[int] | Tensor = (-1,),
+    attention_mask: Tensor | None = None,
+    fast: bool = True,
+    gate: Gate | None = None,
+    seed: int = 0,
+) -> Result:
+    """Ablate directions of the residual stream, or the span of several, at every position.
+
+    The part of the activation in the span becomes 0, its mean or another example's. This removes a
+    direction, not a concept: for that see ``analysis.erasure``.
+
+    Args:
+        directions: by name, ``[d_model]`` or ``[k, d_model]``.
+        activation: ``resid_pre``, ``attn_out``, ``resid_mid``, ``mlp_out`` or ``resid_post``.
+
+    Returns:
+        As ``effects_result``, with dims layer and direction. The control erases random directions, as many.
+
+    Raises:
+        ValueError: as ``ablation``, and directions that are none, zero or of another width.
+    """
+    if activation not in STREAMS:
+        raise ValueError(f"expected an activation of the stream, one of {STREAMS}, got {activation!r}")
+    spans = {name: _span(name, direction, model.cfg.d_model) for name, direction in directions.items()}
+    if not spans:
+        raise ValueError("expected at least one direction to erase, got none")
+    check_inputs(inputs, attention_mask)
+    check_model(model)
+    check_reference(reference, inputs, held_out)
+    axes: dict[str, list[Any]] = {
+        "layer": chosen("layers", layers, model.cfg.n_layers),
+        "direction": list(spans),
+    }
+    names = donor_names(model, activation, axes["layer"])
+    setting = Setting(model, inputs, metric, read, attention_mask)
+    before = setting.measure(setting.outputs(), "the intact run")
+    own = setting.activations(names)
+    becomes = references(model, names, reference, inputs, held_out, attention_mask=attention_mask, seed=seed)
+    patches = [Patch(layer, tuple(range(inputs.shape[1]))) for layer in axes["layer"]]
+    generator = torch.Generator().manual_seed(seed)
+
+    def swept(basis: Tensor) -> Tensor:
+        donor = {n: own[n] + (becomes[n] - own[n]) @ (basis @ basis.mT).to(own[n]) for n in names}
+        return sweep(setting, activation, patches, donor, fast=fast)
+
+    after = torch.stack([swept(basis) for basis in spans.values()], 1)
+    random = [torch.randn(basis.shape, generator=generator, dtype=torch.float64) for basis in spans.values()]
+    other = torch.stack([swept(torch.linalg.qr(basis).Q) for basis in random], 1)
+    provenance = {"what": "directions", "activation": activation, "reference": reference, "seed": seed}
+    return effects_result(
+        "ablation", after, before, axes, gated(gate, provenance), other=other,
+        control_kind="random directions, as many", seed=seed,
+    )  # fmt: skip
+
+
+def _report(progress: Progress, turn: int, done: int, of: int) -> None:
+    """Progress of one of two equal sweeps."""
+    progress(turn * of + done, 2 * of)
+
+
+def _span(name: Any, direction: Tensor, width: int) -> Float[Tensor, "d_model k"]:
+    """An orthonormal basis of the span."""
+    rows = torch.atleast_2d(direction).double()
+    if rows.shape[-1] != width or not bool(rows.isfinite().all()) or not bool(rows.any()):
+        raise ValueError(
+            f"expected direction {name!r} to be finite, not zero, of {width} entries, got "
+            f"{tuple(direction.shape)}"
+        )
+    _, sizes, basis = torch.linalg.svd(rows, full_matrices=False)
+    return basis[sizes > 1e-6 * sizes.max()].mT
+
+
+def _random_signs(own: Tensor, becomes: Tensor, seed: int) -> Tensor:
+    """A change of the same size at every coordinate, in a direction that means nothing."""
+    signs = torch.randint(2, own.shape, generator=torch.Generator().manual_seed(seed)).to(own) * 2 - 1
+    return own + signs * (becomes - own)
+
+
+def _axes(
+    model: Any, what: str, layers: Sequence[int] | None, groups: Mapping[Any, Any] | None, n_pos: int | None
+) -> dict[str, list[Any]]:
+    axes: dict[str, list[Any]] = {"layer": chosen("layers", layers, model.cfg.n_layers)}
+    if what == "heads":
+        axes["head"] = list(range(model.cfg.n_heads))
+    elif what == "neurons":
+        axes["group"] = list(groups or ())
+    return axes if n_pos is None else {**axes, "position": list(range(n_pos))}

@@ -1,0 +1,83 @@
+"""What an ablated activation becomes: zero, its mean, or its value in another example.
+
+Zero is off the distribution and flatters whoever writes a constant; the mean keeps the constant and loses
+the information; resampling loses the information and stays on the distribution. They answer
+different questions, so every ablation names its reference (Chan et al. 2022; Zhang & Nanda 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mechinterp.analysis.sweeps import activations
+
+Reference = Literal["zero", "mean", "resample"]
+
+
+@torch.no_grad()
+def references(
+    model: Any,
+    names: Sequence[str],
+    kind: Reference,
+    inputs: Tensor,
+    held_out: Tensor | None,
+    *,
+    attention_mask: Tensor | None = None,
+    held_out_mask: Tensor | None = None,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """The values of some hook points under a reference, by name.
+
+    Args:
+        names: hook names.
+        inputs: the examples that will be ablated, ``[batch, pos]``.
+        held_out: others of the same length, from which the mean (position by position, over real
+            tokens) or the resampled examples come; not needed for zero.
+
+    Returns:
+        Tensors with a batch of 1 (zero, mean) or of all examples (resample; one donor an example, the same
+        for all names).
+
+    Raises:
+        ValueError: an unknown kind, no held-out examples, or ones that do not fit.
+    """
+    check_reference(kind, inputs, held_out)
+    source, mask = (inputs[:1], None) if held_out is None or kind == "zero" else (held_out, held_out_mask)
+    cache = activations(model, source, names, mask)
+    if kind == "zero":
+        return {name: torch.zeros_like(cache[name]) for name in names}
+    if kind == "resample":
+        donors = torch.randint(len(source), (len(inputs),), generator=torch.Generator().manual_seed(seed))
+        return {name: cache[name][donors] for name in names}
+    if mask is None:
+        return {name: cache[name].mean(0, keepdim=True) for name in names}
+    weight = mask.double() / mask.double().sum(0).clamp(min=1)
+    return {
+        name: torch.einsum("bp,bp...->p...", weight.to(cache[name].dtype), cache[name])[None]
+        for name in names
+    }
+
+
+def check_reference(kind: str, inputs: Tensor, held_out: Tensor | None) -> None:
+    """Refuse a reference that is not one.
+
+    Raises:
+        ValueError: an unknown kind, no held-out examples, or ones that do not fit.
+    """
+    if kind not in ("zero", "mean", "resample"):
+        raise ValueError(f'expected a reference "zero", "mean" or "resample", got {kind!r}')
+    if kind == "zero":
+        return
+    if held_out is None or len(held_out) == 0:
+        raise ValueError(f"expected held_out examples for a {kind} ablation, got none; give some")
+    if held_out is inputs:
+        raise ValueError("expected held_out examples other than the inputs, got the same; split the data")
+    if held_out.shape[1:] != inputs.shape[1:]:
+        raise ValueError(
+            f"expected held_out examples of shape {tuple(inputs.shape[1:])} each, got "
+            f"{tuple(held_out.shape[1:])}; means and donors go position by position"
+        )

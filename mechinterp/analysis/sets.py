@@ -1,0 +1,134 @@
+"""Ablating sets of heads and MLPs together, many sets in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechinterp.analysis.sweeps import Progress, Setting, hook_of
+from mechinterp.hooks import Edit, Site
+
+
+@dataclass(frozen=True, order=True)
+class Component:
+    """A head of a layer, or with ``head=None`` its MLP; prints as ``L0H3`` or ``MLP0``."""
+
+    layer: int
+    head: int | None = None
+
+    def __str__(self) -> str:
+        return f"MLP{self.layer}" if self.head is None else f"L{self.layer}H{self.head}"
+
+    @property
+    def hook(self) -> str:
+        """Where it is ablated."""
+        return hook_of("mlp_out" if self.head is None else "z", self.layer)
+
+
+def components_of(model: Any, heads: bool = True, mlps: bool = False) -> list[Component]:
+    """All heads of a network, all MLPs, or both, in the order of the forward pass."""
+    cfg, found = model.cfg, []
+    for layer in range(cfg.n_layers):
+        found += [Component(layer, head) for head in range(cfg.n_heads)] if heads else []
+        found += [Component(layer)] if mlps and not cfg.attn_only else []
+    return found
+
+
+def check_components(model: Any, components: Sequence[Component]) -> None:
+    """Refuse components that the network does not have, and a list with none or with one twice.
+
+    Raises:
+        ValueError: as said.
+    """
+    there = set(components_of(model, heads=True, mlps=True))
+    strange = [str(one) for one in components if one not in there]
+    if strange or not components or len(set(components)) < len(components):
+        raise ValueError(
+            f"expected different components of this network, at least one, got {[str(c) for c in components]}"
+            + (f"; it has no {strange}" if strange else "")
+        )
+
+
+def ablate_sets(
+    setting: Setting,
+    sets: Sequence[Collection[Component]],
+    reference: Mapping[str, Tensor],
+    *,
+    fast: bool = True,
+    progress: Progress | None = None,
+) -> Float[Tensor, "set batch"]:
+    """The metric of every example with each set of components at its reference values.
+
+    Args:
+        reference: by hook name, ``z`` of layers and ``mlp_out`` of layers, of a batch of 1 or of all.
+        fast: start at the first layer ablated, where the model can; otherwise whole forward passes.
+    """
+    way = _reruns if fast and hasattr(setting.model, "rerun") else _whole_runs
+    found: dict[int, Tensor] = {}
+    for which, outputs in way(setting, sets, reference):
+        found[which] = setting.measure(outputs, f"ablation of {[str(c) for c in sets[which]]}")
+        if progress is not None:
+            progress(len(found), len(sets))
+    return torch.stack([found[which] for which in range(len(sets))])
+
+
+def _chunks(setting: Setting, sets: Sequence[Collection[Component]]) -> Iterator[list[int]]:
+    """Sets of the same first layer, as many as memory allows."""
+    cfg = setting.model.cfg
+    wide = max(cfg.d_mlp or 0, 4 * cfg.d_model, cfg.n_heads * setting.inputs.shape[1], cfg.d_vocab_out)
+    size = max(1, setting.memory // (setting.inputs.shape[0] * setting.inputs.shape[1] * wide * 4))
+    first = [min((c.layer for c in some), default=cfg.n_layers) for some in sets]
+    for layer in sorted(set(first)):
+        same = [which for which in range(len(sets)) if first[which] == layer]
+        yield from (same[start : start + size] for start in range(0, len(same), size))
+
+
+def _reruns(
+    setting: Setting, sets: Sequence[Collection[Component]], reference: Mapping[str, Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    rerun = setting.model.rerun(setting.inputs, read=setting.read, attention_mask=setting.attention_mask)
+    cfg = setting.model.cfg
+    by_layer = [
+        {
+            layer: reference[name]
+            for layer in range(cfg.n_layers)
+            if (name := hook_of(kind, layer)) in reference
+        }
+        for kind in ("z", "mlp_out")
+    ]
+    for chunk in _chunks(setting, sets):
+        heads = torch.zeros(len(chunk), cfg.n_layers, cfg.n_heads, dtype=torch.bool)
+        mlps = torch.zeros(len(chunk), cfg.n_layers, dtype=torch.bool)
+        for row, which in enumerate(chunk):
+            for one in sets[which]:
+                if one.head is None:
+                    mlps[row, one.layer] = True
+                else:
+                    heads[row, one.layer, one.head] = True
+        device = setting.inputs.device
+        yield from zip(chunk, rerun.pinned(heads.to(device), mlps.to(device), *by_layer))
+
+
+def _whole_runs(
+    setting: Setting, sets: Sequence[Collection[Component]], reference: Mapping[str, Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    batch = len(setting.inputs)
+    for chunk in _chunks(setting, sets):
+
+        def ablate(tensor: Tensor, name: str, chunk: list[int] = chunk) -> Tensor:
+            rows = tensor.clone().unflatten(0, (len(chunk), batch))
+            for row, which in zip(rows, chunk):
+                for one in sets[which]:
+                    if one.hook == name:
+                        part = ... if one.head is None else (slice(None), slice(None), one.head)
+                        row[part] = reference[name][part].to(row.dtype)
+            return rows.flatten(0, 1)
+
+        hooks = sorted({one.hook for which in chunk for one in sets[which]})
+        outputs = setting.outputs(len(chunk), [Edit(Site(name), ablate, "ablation") for name in hooks])
+        yield from zip(chunk, outputs.unflatten(0, (len(chunk), batch)))

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import plotly.graph_objects as go
 
+from mechinterp.figures.attention import circuit_grid, head_map, match_bars, pattern_grid, score_bars
+from mechinterp.figures.erasure import erasure_bars
 from mechinterp.figures.frequencies import (
     bars,
     cluster_heatmaps,
@@ -14,6 +16,8 @@ from mechinterp.figures.frequencies import (
     rings,
     sufficiency_bars,
 )
+from mechinterp.figures.geometry import collapse_lines, similarity_map, singular_values
+from mechinterp.figures.lens import attribution_bars, edge_maps, lens_lines, node_maps
 from mechinterp.figures.training import progress, training_curves
 from mechinterp.result import Result
 
@@ -30,6 +34,22 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "neuron_clusters": cluster_heatmaps,
     "sufficiency": sufficiency_bars,
     "decay_and_fraction_phase": phase_map,
+    "attention_patterns": pattern_grid,
+    "attention_entropy": head_map,
+    "attention_distance": head_map,
+    "attention_scores": score_bars,
+    "attention_match": match_bars,
+    "qk_circuit": circuit_grid,
+    "position_circuit": circuit_grid,
+    "ov_circuit": circuit_grid,
+    "logit_lens": lens_lines,
+    "direct_logit_attribution": attribution_bars,
+    "attribution_nodes": node_maps,
+    "attribution_edges": edge_maps,
+    "erasure_effect": erasure_bars,
+    "rank_collapse": collapse_lines,
+    "similarity": similarity_map,
+    "singular_values": singular_values,
 }
 
 

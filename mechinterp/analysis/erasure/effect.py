@@ -1,0 +1,229 @@
+"""What a network loses when a concept is erased at one place, scored with its own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float, Shaped
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mechinterp.analysis.erasure.erasers import (
+    Eraser,
+    Shrinkage,
+    check_concept,
+    dimensions,
+    leace,
+    mean_projection,
+    random_erasers,
+)
+from mechinterp.analysis.erasure.readout import decodability, halve
+from mechinterp.analysis.gates import Gate, gated
+from mechinterp.analysis.statistics import bootstrap_interval, permutation_p_value
+from mechinterp.hooks import HookedRootModule, Site, resolve, run, run_with_cache
+from mechinterp.result import Result
+
+Metric = Callable[[Tensor], Tensor]
+
+
+@torch.no_grad()
+def erasure_effect(
+    model: HookedRootModule,
+    inputs: Tensor,
+    site: Site,
+    z: Shaped[Tensor, "n *more"],
+    metric: Metric,
+    *,
+    shrinkage: Shrinkage = 0.0,
+    draws: int = 20,
+    seed: int = 0,
+    gate: Gate | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    **forward: Any,
+) -> Result:
+    """How much the answers depend on a concept being linearly there, and whether it is gone.
+
+    Erasers are fitted on a random half of the examples. On the other half the network runs with each
+    of them in place, and a fresh linear reader is fitted and scored on the erased activations: on the
+    half that erasers were fitted on, it would find nothing by construction.
+
+    Args:
+        inputs: what the model takes, one row an example; ``forward`` is passed on to it.
+        site: one hook point, and where in it. One eraser acts on all vectors that the site covers (along
+            its last axis; positions and heads are pooled).
+        z: the concept: classes (integers or booleans) ``[n]``, or numbers ``[n]`` or ``[n, k]``. Where it
+            differs between the v vectors of an example: classes ``[n, v]``, or numbers ``[n, v, k]``.
+        metric: from the model's outputs on all inputs to one number an example, ``[n]``.
+        shrinkage: as in ``leace``.
+        draws: random erasers, of LEACE's rank, in the control.
+
+    Returns:
+        Dim ``eraser`` (leace, mean projection): how much the mean metric over held-out examples changes.
+        Trivial is 0, the intact network; the control is the mean change by random erasers of LEACE's rank.
+        The interval is that of LEACE's change (bootstrap over held-out examples); ``p`` in the provenance is
+        the share of random erasers that change the metric as much. ``extra``: ``change`` (eraser, quantity:
+        mean, low, high), the control's included; ``readable`` (eraser: intact, leace, mean projection,
+        random), R² for numbers or accuracy for classes; ``random`` (measure: change, readable; draw).
+
+    Raises:
+        ValueError: a site that the model lacks, or of several hook points, or of single examples; fewer
+            than 8 examples; a z that does not fit or does not vary; a model that drops out at random; a
+            metric that is not one finite number an example; activations without a dimension to spare.
+    """
+    name = _check(model, inputs, site, z, draws)
+    outputs, cache = run_with_cache(model, inputs, names=name, **forward)
+    vectors = site.read(name, cache[name]).flatten(1, -2).cpu()
+    concept = _for_each_vector(z.cpu(), vectors)
+    fit, held = halve(torch.arange(len(inputs)), seed)
+
+    def scores(eraser: Eraser | None) -> NDArray[np.float64]:
+        edited = outputs if eraser is None else run(model, inputs, edits=[eraser.edit(site)], **forward)
+        return _one_each(metric(edited), len(inputs))[held]
+
+    def readable(eraser: Eraser | None) -> float:
+        left = vectors[held] if eraser is None else eraser(vectors[held])
+        group = held[:, None].expand(left.shape[:2]).flatten()
+        return decodability(left.flatten(0, 1), concept[held].flatten(0, 1), group, seed)
+
+    intact = scores(None)
+    fitted, random = _erasers(
+        vectors[fit].flatten(0, 1), concept[fit].flatten(0, 1), site, shrinkage, draws, seed
+    )
+    own = {
+        "site": str(site), "rank": fitted["leace"].rank, "n fitted": len(fit), "n held out": len(held),
+        "draws": draws, "seed": seed, "eraser": str(fitted["leace"]), **_reader(concept[held]),
+    }  # fmt: skip
+    return _result(
+        intact=intact,
+        by_eraser=np.array([scores(eraser) for eraser in fitted.values()]),
+        by_draw=np.array([scores(eraser) for eraser in random]),
+        found=[readable(eraser) for eraser in (None, *fitted.values())],
+        found_by_draw=[readable(eraser) for eraser in random],
+        provenance=gated(gate, {**(provenance or {}), **own}),
+    )
+
+
+def _erasers(
+    x: Float[Tensor, "row d"],
+    z: Shaped[Tensor, "row *k"],
+    site: Site,
+    shrinkage: Shrinkage,
+    draws: int,
+    seed: int,
+) -> tuple[dict[str, Eraser], list[Eraser]]:
+    fitted = leace(x, z, shrinkage=shrinkage)
+    if fitted.rank == dimensions(x):
+        raise ValueError(
+            f"expected a concept of fewer dimensions than the {fitted.rank} in which activations vary at "
+            f"{site}, got one that spans them all: erasing it is mean ablation, and so is every control; "
+            "choose fewer features, or a wider site"
+        )
+    random = random_erasers(x, fitted.rank, draws, shrinkage=shrinkage, seed=seed)
+    return {"leace": fitted, "mean projection": mean_projection(x, z)}, random
+
+
+def _result(
+    *,
+    intact: Float[np.ndarray, " n"],
+    by_eraser: Float[np.ndarray, "eraser n"],
+    by_draw: Float[np.ndarray, "draw n"],
+    found: list[float],
+    found_by_draw: list[float],
+    provenance: Mapping[str, Any],
+) -> Result:
+    changes = [*(by_eraser - intact), by_draw.mean(0) - intact]
+    change = np.array([[each.mean(), *bootstrap_interval(each)] for each in changes])
+    null = (by_draw - intact).mean(1)
+    own = {
+        "intact": round(float(intact.mean()), 6),
+        "p": round(permutation_p_value(abs(change[0, 0]), abs(null)), 4),
+        "readable intact": round(found[0], 4),
+        "readable erased": round(found[1], 4),
+    }
+    kinds = ["leace", "mean projection", "random"]
+    units = {"units": f"{provenance['reader']} of a fresh linear reader"}
+    return Result(
+        name="erasure_effect",
+        values=xr.DataArray(
+            change[:2, 0],
+            dims="eraser",
+            coords={"eraser": kinds[:2]},
+            attrs={"units": "change of the mean metric"},
+        ),
+        trivial=0.0,
+        control=xr.DataArray(change[2, 0]),
+        control_kind=f"random erasers of rank {provenance['rank']}, mean of {len(by_draw)} draws",
+        interval=(float(change[0, 1]), float(change[0, 2])),
+        provenance={**provenance, **own},
+        extra={
+            "readable": xr.DataArray(
+                [*found, np.mean(found_by_draw)],
+                dims="eraser",
+                coords={"eraser": ["intact", *kinds]},
+                attrs=units,
+            ),
+            "random": xr.DataArray(
+                [null, found_by_draw], dims=("measure", "draw"), coords={"measure": ["change", "readable"]}
+            ),
+            "change": xr.DataArray(
+                change,
+                dims=("eraser", "quantity"),
+                coords={"eraser": kinds, "quantity": ["mean", "low", "high"]},
+            ),
+        },
+    )
+
+
+def _check(model: HookedRootModule, inputs: Tensor, site: Site, z: Tensor, draws: int) -> str:
+    """The name of the hook point; everything that can be refused before the model runs."""
+    names = resolve(model, site)
+    if len(names) > 1 or "batch" in dict(site.index):
+        raise ValueError(
+            f"expected a site of one hook point and of all examples, got {site}, which covers {len(names)}; "
+            "fit an eraser for each, and pass their edits to run"
+        )
+    if len(inputs) < 8 or len(z) != len(inputs):
+        raise ValueError(
+            f"expected at least 8 examples, half to fit and half to score on, and a z for each, got "
+            f"{len(inputs)} examples and {len(z)} z"
+        )
+    if draws < 1:
+        raise ValueError(f"expected at least 1 random eraser as a control, got draws={draws}")
+    check_concept(z if z.is_floating_point() else z.flatten())
+    if model.training and any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules()):
+        raise ValueError(
+            "expected a model without dropout, got one in training mode; call model.eval() first"
+        )
+    return names[0]
+
+
+def _for_each_vector(z: Tensor, vectors: Float[Tensor, "n v d"]) -> Shaped[Tensor, "n v *k"]:
+    n, v, _ = vectors.shape
+    own = 3 if z.is_floating_point() else 2
+    if z.ndim > own or (z.ndim == own and z.shape[1] != v):
+        raise ValueError(
+            f"expected z of classes [n] or [n, v] or of numbers [n], [n, k] or [n, v, k], with n = {n} "
+            f"examples and v = {v} vectors each at this site, got {z.dtype} {tuple(z.shape)}"
+        )
+    return z if z.ndim == own else z[:, None].expand(n, v, *z.shape[1:])
+
+
+def _one_each(scores: Tensor, n: int) -> NDArray[np.float64]:
+    if scores.shape != (n,) or not bool(scores.isfinite().all()):
+        problem = "NaN or infinity" if scores.shape == (n,) else f"shape {tuple(scores.shape)}"
+        raise ValueError(
+            f"expected a metric of one finite number for each of {n} examples, got {problem}; "
+            "for example outputs[:, -1].log_softmax(-1)[range(n), targets]"
+        )
+    return scores.double().cpu().numpy()
+
+
+def _reader(concept: Shaped[Tensor, "n v *k"]) -> dict[str, Any]:
+    if concept.is_floating_point():
+        return {"reader": "R²", "constant reader": 0.0}
+    counts = concept.flatten().unique(return_counts=True)[1]
+    return {"reader": "accuracy", "constant reader": round(counts.max().item() / counts.sum().item(), 4)}

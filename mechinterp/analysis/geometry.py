@@ -1,12 +1,21 @@
-"""The shape of a cloud of vectors: principal axes, and circles in it."""
+"""The shape of a cloud of vectors: principal axes, circles in it, and how many dimensions it fills."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import torch
+import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
 from mechinterp.analysis.fourier import fourier_basis, frequency_power
+from mechinterp.analysis.gates import Gate, gated
+from mechinterp.analysis.jackknife import jackknife_interval
+from mechinterp.analysis.statistics import null_interval
+from mechinterp.result import Result
 
 
 def pca(
@@ -65,3 +74,100 @@ def axis_ratio(embedding: Float[Tensor, "p d"], k: int) -> float:
     directions = fourier_basis(p)[2 * k - 1 : 2 * k + 1] @ embedding.double()
     sizes = torch.linalg.svdvals(directions)
     return (sizes[1] / sizes[0]).item()
+
+
+def participation_ratio(variances: Float[Tensor, "*at k"]) -> Float[Tensor, "*at"]:
+    """How many directions share the variance: (sum l)² / sum l², from 1 to k.
+
+    k if all variances are equal, 1 if one direction has everything.
+
+    Raises:
+        ValueError: a negative variance, or nothing but zeros.
+    """
+    if bool((variances < 0).any()) or bool((variances.sum(-1) == 0).any()):
+        raise ValueError(
+            "expected variances >= 0, not all zero, for a participation ratio; give squared singular values "
+            "of vectors that differ"
+        )
+    return variances.sum(-1) ** 2 / (variances**2).sum(-1)
+
+
+def spectrum(
+    x: Float[Tensor, "n d"],
+    *,
+    centre: bool = True,
+    sampled: bool = True,
+    draws: int = 100,
+    seed: int = 0,
+    gate: Gate | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Result:
+    """The singular values of n vectors, beside those of random ones of the same total variance.
+
+    Args:
+        x: activations of n examples, or the rows of a weight matrix.
+        centre: subtract the mean vector first.
+        sampled: whether the rows are a sample of more, as activations are, or all there are, as those of a
+            weight matrix: of these there is no interval.
+        draws: random matrices, of independent normal entries, in the control.
+
+    Returns:
+        Dim ``index``, from the largest. The trivial value is what each would be if all were equal. The
+        provenance has the participation ratio of the squared singular values, and of random ones; the
+        interval is the participation ratio's, by leaving rows out. Its middle is corrected for how few
+        rows there are, which make a cloud look flatter than it is. ``extra``: the control's middle 95 %,
+        ``null`` (end, index).
+
+    Raises:
+        ValueError: fewer than 3 vectors, vectors that are all alike, or not finite.
+    """
+    if len(x) < 3 or draws < 1 or not bool(x.isfinite().all()):
+        raise ValueError(
+            f"expected at least 3 finite vectors and 1 draw, got {len(x)} vectors and {draws} draws; "
+            "look for NaN, or give more"
+        )
+
+    def sizes_of(rows: Float[Tensor, "n d"]) -> Float[Tensor, " k"]:
+        return torch.linalg.svdvals(rows - rows.mean(0) if centre else rows)
+
+    vectors = x.double().cpu()
+    n = len(x) - centre  # centring takes one dimension of the examples
+    sizes = sizes_of(vectors)[: min(n, x.shape[1])]
+    ratio = participation_ratio(sizes**2).item()
+    null = random_singular_values(n, x.shape[1], draws, seed) * float(sizes.norm())
+    interval = None
+    if sampled:
+        interval = jackknife_interval(
+            lambda rows: participation_ratio(sizes_of(vectors[rows]) ** 2).item(), len(x), seed=seed
+        )
+    index = {"index": np.arange(1, len(sizes) + 1)}
+    own = {
+        "participation ratio": round(ratio, 4),
+        "of random": round(participation_ratio(torch.tensor(null**2)).mean().item(), 4),
+        "n": len(x), "d": x.shape[1], "centred": centre, "draws": draws, "seed": seed,
+    }  # fmt: skip
+    return Result(
+        name="singular_values",
+        values=xr.DataArray(sizes.numpy(), dims="index", coords=index, attrs={"units": "singular value"}),
+        trivial=float(sizes.norm()) / len(sizes) ** 0.5,
+        control=xr.DataArray(null.mean(0), dims="index", coords=index),
+        control_kind=f"normal entries of the same total variance, mean of {draws} draws",
+        interval=interval,
+        provenance=gated(gate, {**(provenance or {}), **own}),
+        extra={"null": xr.DataArray(np.stack(list(map(null_interval, null.T)), 1), dims=("end", "index"))},
+    )
+
+
+def random_singular_values(n: int, d: int, draws: int, seed: int = 0) -> Float[np.ndarray, "draw k"]:
+    """Singular values of n x d matrices of independent normal entries, scaled to a sum of squares of 1.
+
+    A triangular matrix has the same ones (Bartlett 1933): it is drawn, whatever n is, at the cost of d x d.
+    """
+    long, short = max(n, d), min(n, d)
+    rng = np.random.default_rng(seed)
+    found = np.empty((draws, short))
+    for draw in range(draws):
+        triangle = np.triu(rng.normal(size=(short, short)), 1)
+        triangle[np.diag_indices(short)] = np.sqrt(rng.chisquare(long - np.arange(short)))
+        found[draw] = np.linalg.svd(triangle, compute_uv=False)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)

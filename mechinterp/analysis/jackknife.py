@@ -1,0 +1,47 @@
+"""Intervals for statistics of a whole cloud of vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mechinterp.analysis.statistics import seeds_interval
+
+
+def jackknife_interval(
+    statistic: Callable[[Int[Tensor, " rows"]], float],
+    n: int,
+    *,
+    groups: int = 20,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """An interval of a statistic of n examples, each group of them left out in turn (Tukey 1958).
+
+    Its middle is the statistic corrected for a bias that falls as 1/n. Participation ratios, CKA and
+    squared correlations have one, and a bootstrap, which repeats examples, doubles it: with 200 examples
+    of 20 dimensions its intervals nearly always miss the truth, these about as often as they say. With
+    fewer examples than a few times the dimensions these miss too.
+
+    Args:
+        statistic: of the rows that it is given as indices into the examples.
+        groups: into how many random groups the examples are divided.
+
+    Raises:
+        ValueError: fewer than three examples, or fewer than two groups.
+    """
+    if n < 3 or groups < 2:
+        raise ValueError(
+            f"expected at least 3 examples to leave some out, and 2 groups, got {n} examples and "
+            f"{groups} groups"
+        )
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    parts = order.chunk(min(groups, n))
+    whole = statistic(torch.arange(n))
+    without = [statistic(torch.cat(parts[:i] + parts[i + 1 :]).sort().values) for i in range(len(parts))]
+    pseudo_values = len(parts) * whole - (len(parts) - 1) * np.array(without)
+    return seeds_interval(pseudo_values, level)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from torch import Tensor
 from mechinterp.analysis.checks import check_inputs, check_model, chosen
 from mechinterp.analysis.effects import effects_result
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.references import Reference, check_reference, references
+from mechinterp.analysis.references import check_reference, references
 from mechinterp.analysis.sweeps import (
     MEMORY,
     STREAMS,
@@ -38,9 +38,9 @@ def ablation(
     model: Any,
     inputs: Tensor,
     metric: Metric,
-    what: Literal["heads", "mlps", "neurons"] = "heads",
+    what: str = "heads",
     *,
-    reference: Reference = "mean",
+    reference: str = "mean",
     held_out: Tensor | None = None,
     groups: Mapping[Any, Sequence[int]] | None = None,
     layers: Sequence[int] | None = None,
@@ -116,7 +116,7 @@ def erase_directions(
     directions: Mapping[Any, Float[Tensor, "d_model"] | Float[Tensor, "k d_model"]],
     activation: str = "resid_post",
     *,
-    reference: Reference = "zero",
+    reference: str = "zero",
     held_out: Tensor | None = None,
     layers: Sequence[int] | None = None,
     read: Sequence[int] | Tensor = (-1,),

@@ -9,7 +9,7 @@ measured on others.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mechinterp.analysis.checks import check_inputs, check_model
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.references import Reference, references
+from mechinterp.analysis.references import references
 from mechinterp.analysis.sets import Component, ablate_sets, check_components, components_of
 from mechinterp.analysis.statistics import bootstrap_means
 from mechinterp.analysis.sweeps import MEMORY, Metric, Progress, Setting
@@ -33,8 +33,8 @@ def prune(
     metric: Metric,
     components: Sequence[Component] | None = None,
     *,
-    order: Literal["greedy", "first_order"] | Sequence[Component] = "greedy",
-    reference: Reference = "mean",
+    order: str | Sequence[Component] = "greedy",
+    reference: str = "mean",
     held_out: Tensor | None = None,
     orders: int = 10,
     read: Sequence[int] | Tensor = (-1,),

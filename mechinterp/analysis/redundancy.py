@@ -18,7 +18,7 @@ from torch import Tensor
 from mechinterp.analysis.checks import check_inputs, check_model
 from mechinterp.analysis.effects import effects_result
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.references import Reference, references
+from mechinterp.analysis.references import references
 from mechinterp.analysis.sets import Component, ablate_sets, check_components, components_of
 from mechinterp.analysis.statistics import benjamini_hochberg, sign_flip_p_values
 from mechinterp.analysis.sweeps import MEMORY, Metric, Progress, Setting
@@ -31,7 +31,7 @@ def pairwise_ablation(
     metric: Metric,
     components: Sequence[Component] | None = None,
     *,
-    reference: Reference = "mean",
+    reference: str = "mean",
     held_out: Tensor | None = None,
     read: Sequence[int] | Tensor = (-1,),
     attention_mask: Tensor | None = None,

@@ -8,21 +8,19 @@ different questions, so every ablation names its reference (Chan et al. 2022; Zh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mechinterp.analysis.sweeps import activations
 
-Reference = Literal["zero", "mean", "resample"]
-
 
 @torch.no_grad()
 def references(
     model: Any,
     names: Sequence[str],
-    kind: Reference,
+    kind: str,
     inputs: Tensor,
     held_out: Tensor | None,
     *,

@@ -22,6 +22,7 @@ from torch import Tensor
 from mechinterp.hooks import run_with_cache
 from mechinterp.models.attention import View, project
 from mechinterp.models.entering import Change, Entrances, Stage
+from mechinterp.models.paths import Paths
 from mechinterp.models.positions import alibi_bias
 
 _KEPT = ("hook_resid_pre", "hook_resid_mid", "attn.hook_v", "attn.hook_z", "attn.hook_pattern")
@@ -43,7 +44,7 @@ class Pins:
     mlp_out: Mapping[int, Float[Tensor, "any pos d_model"]]
 
 
-class Rerun(Entrances):
+class Rerun(Entrances, Paths):
     """The intact run of a ``HookedTransformer``, from which changed ones are worked out.
 
     Args:
@@ -103,7 +104,7 @@ class Rerun(Entrances):
             if not len(at):
                 return None
             at, stream = self._block(later, at, stream, pins)
-        return self._read_out(at, stream) if len(at) else None
+        return self.read_out(at, stream) if len(at) else None
 
     def matter(self, layer: int) -> Int[Tensor, " to"]:
         """The positions whose stream after this layer can matter to what is read."""
@@ -209,7 +210,7 @@ class Rerun(Entrances):
         moved[:, :, torch.isin(to, at)] = new if bool(both.all()) else new[:, :, both]
         return moved
 
-    def _read_out(self, at: Tensor, stream: Tensor) -> Float[Tensor, "patch batch read out"]:
+    def read_out(self, at: Tensor, stream: Tensor) -> Float[Tensor, "patch batch read out"]:
         """The outputs at the positions read, from the stream after the last block."""
         new = self.model.unembed(self.model.ln_final(stream)).transpose(0, 1)
         if self.read.ndim == 1 and torch.equal(self.read, at):

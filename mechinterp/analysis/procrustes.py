@@ -41,7 +41,7 @@ class Rotation:
         return ((target - self(x)) ** 2).sum(1), ((target - target.mean(0)) ** 2).sum(1)
 
 
-def procrustes(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> Rotation:
+def procrustes(x: Float[Tensor, "n d"], y: Float[Tensor, "m e"]) -> Rotation:
     """The rotation (or reflection) and scale that bring x nearest to y, both centred.
 
     ``R = U V'`` from the singular value decomposition ``U S V'`` of ``X'Y`` (Schönemann 1966), and the scale

@@ -33,7 +33,7 @@ Measure = Literal["cka", "procrustes"]
 _UNITS = {"cka": "linear CKA", "procrustes": "held-out R² after rotation"}
 
 
-def cka(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
+def cka(x: Float[Tensor, "n d"], y: Float[Tensor, "m e"]) -> float:
     """Linear centred kernel alignment, ``|X'Y|² / (|X'X| |Y'Y|)`` in Frobenius norms, 0 to 1.
 
     1 if Y is X rotated, scaled and moved. Of independent noise it is near d / n, not 0, while
@@ -50,7 +50,7 @@ def cka(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
 
 def score_and_null(
     x: Float[Tensor, "n d"],
-    y: Float[Tensor, "n e"],
+    y: Float[Tensor, "m e"],
     measure: Measure = "cka",
     *,
     draws: int = 100,

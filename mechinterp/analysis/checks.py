@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -18,6 +20,19 @@ def check_model(model: Any) -> None:
         raise ValueError(
             "expected a network in evaluation mode, got one with dropout in training mode, whose activations "
             "differ at every run; call model.eval()"
+        )
+
+
+def check_tokens(model: Any, inputs: Tensor) -> None:
+    """Refuse vectors where the network takes token ids.
+
+    Raises:
+        ValueError: floats, unless the network's config has a ``d_input``.
+    """
+    if inputs.is_floating_point() and getattr(model.cfg, "d_input", None) is None:
+        raise ValueError(
+            f"expected token ids, int64 [batch, pos], got {inputs.dtype} {tuple(inputs.shape)}; convert them "
+            "with .long()"
         )
 
 
@@ -72,3 +87,59 @@ def chosen(what: str, wanted: Any, size: int) -> list[int]:
             f"expected {what} within [{-size}, {size}), at least one, got {indices}; this axis has {size}"
         )
     return sorted({index % size for index in indices})
+
+
+def check_groups(groups: Mapping[Any, Sequence[int]], size: int) -> None:
+    """Refuse groups of neurons that are empty or name a neuron that is not there.
+
+    Raises:
+        ValueError: as said.
+    """
+    for name, neurons in groups.items():
+        indices = [int(neuron) for neuron in neurons]
+        if not indices or any(not 0 <= index < size for index in indices):
+            raise ValueError(
+                f"expected at least one neuron in every group, all within [0, {size}), got {indices} in "
+                f"{name!r}; leave out empty groups"
+            )
+
+
+def check_read(read: Sequence[int] | Tensor, inputs: Tensor) -> None:
+    """Refuse positions to read that the inputs do not have.
+
+    Raises:
+        ValueError: none, some beyond the sequence, or not ``[read]`` or ``[batch, read]`` integers.
+    """
+    at, n_pos = torch.as_tensor(read), inputs.shape[1]
+    whole = not (at.is_floating_point() or at.dtype == torch.bool) and at.numel() > 0
+    if not whole or not (at.ndim == 1 or (at.ndim == 2 and len(at) == len(inputs))):
+        raise ValueError(
+            f"expected positions to read as integers [read] or [batch, read], got {at.dtype} "
+            f"{tuple(at.shape)}; for the last position give read=(-1,)"
+        )
+    if int(at.min()) < -n_pos or int(at.max()) >= n_pos:
+        raise ValueError(
+            f"expected positions to read within [{-n_pos}, {n_pos}), got {int(at.min())} to {int(at.max())}; "
+            f"the sequence has {n_pos}"
+        )
+
+
+def check_metric(values: Any, n: int, what: str) -> Tensor:
+    """Refuse what is not one finite number for each of ``n`` examples.
+
+    Args:
+        what: the run that was measured, for the message.
+
+    Raises:
+        ValueError: not a tensor, another shape, NaN or infinity.
+    """
+    if not isinstance(values, Tensor) or values.shape != (n,):
+        got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(
+            f"expected the metric to give one number for each of {n} examples, [batch], got {got}; leave out "
+            "the mean over examples, and sum over anything else"
+        )
+    if not bool(values.isfinite().all()):
+        example = int((~values.isfinite()).nonzero()[0])
+        raise ValueError(f"expected a finite metric, got {values[example]} of example {example} in {what}")
+    return values

@@ -7,14 +7,20 @@ two directions Heimersheim & Nanda (2024), "How to use and interpret activation 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import Any, Literal
 
 import torch
 import xarray as xr
 from torch import Tensor
 
-from mechinterp.analysis.checks import check_inputs, check_model, check_pair, chosen
+from mechinterp.analysis.checks import (
+    check_groups,
+    check_inputs,
+    check_model,
+    check_pair,
+    check_tokens,
+    chosen,
+)
 from mechinterp.analysis.effects import derangement, effects_result
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.sweeps import (
@@ -23,13 +29,12 @@ from mechinterp.analysis.sweeps import (
     NEURONS,
     STREAMS,
     Metric,
-    Patch,
     Progress,
     Setting,
     donor_names,
+    patches_of,
     sweep,
 )
-from mechinterp.hooks import run_with_cache
 from mechinterp.result import Result
 
 AXES = (
@@ -76,7 +81,8 @@ def activation_patching(
         attention_mask: true at real tokens, ``[batch, pos]``, for both runs.
         direction: ``"denoise"`` patches clean activations into the corrupted run, which shows what suffices;
             ``"noise"`` patches corrupted ones into the clean run, which shows what is necessary.
-        control: sweep also with the activations of another example, drawn at random, as donor.
+        control: sweep also with the activations of another example, drawn at random, as donor. What every
+            donor brings alike, such as an answer that all of them share, is in the control too.
         fast: compute only what a patch can reach, where the model can; otherwise whole forward passes.
         memory: bytes for the activations of one batch of patches.
         progress: called with the number of patches done, and of all.
@@ -93,19 +99,18 @@ def activation_patching(
     check_pair(clean, corrupted)
     check_inputs(clean, attention_mask)
     check_model(model)
+    check_tokens(model, clean)
+    if direction not in ("denoise", "noise"):
+        raise ValueError(f'expected direction "denoise" or "noise", got {direction!r}; choose one of them')
     base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
     axes = _axes(model, activation, by, layers, positions, heads, groups, clean.shape[1])
     setting = Setting(model, base, metric, read, attention_mask, memory)
     donors = Setting(model, source, metric, read, attention_mask)
-    names = donor_names(
-        model, activation, list(axes["layer"]) if "layer" in axes else range(model.cfg.n_layers)
-    )
+    names = donor_names(model, activation, axes["layer"])
     before = setting.measure(setting.outputs(), "the intact run")
     other_end = setting.measure(donors.outputs(), "the donor's run")
-    with torch.no_grad():
-        masked = {} if attention_mask is None else {"attention_mask": attention_mask}
-        _, cache = run_with_cache(model, source, names=names, **masked)
-    patches = _patches(axes, clean.shape[1], groups)
+    cache = donors.activations(names)
+    patches = patches_of(axes, clean.shape[1], groups)
     shape = [len(values) for values in axes.values()]
     todo = len(patches) * (1 + control)
 
@@ -114,13 +119,14 @@ def activation_patching(
         found = sweep(setting, activation, patches, donor, fast=fast, progress=report)
         return found.unflatten(0, shape)
 
-    after = swept(cache.cache_dict, 0)
+    after = swept(cache, 0)
     others = derangement(len(base), seed)
     shuffled = {name: cache[name][others] for name in names} if control else {}
     other = swept(shuffled, len(patches)) if control else None
     gap = (other_end.mean() - before.mean()).item()
     effect = after.mean(-1) - before.mean()
-    recovered = effect / gap if abs(gap) > 1e-12 else torch.full_like(effect, torch.nan)
+    rounding = 1e-6 * torch.maximum(other_end.abs(), before.abs()).mean().item()
+    recovered = effect / gap if abs(gap) > rounding else torch.full_like(effect, torch.nan)
     provenance = {"activation": activation, "direction": direction, "seed": seed, "teacher forced": True}
     return effects_result(
         "activation_patching",
@@ -156,34 +162,26 @@ def _axes(
         raise ValueError(
             f"expected axes of {activation!r} to sweep, layer and any of {AXES[activation]}, got {wanted}"
         )
-    if activation in NEURONS and "group" in wanted and not groups:
-        raise ValueError('expected groups of neurons to patch, got none; give groups={"name": [0, 1, ...]}')
+    if "group" in wanted:
+        if not groups:
+            raise ValueError(
+                'expected groups of neurons to patch, got none; give groups={"name": [0, 1, ...]}'
+            )
+        check_groups(groups, model.cfg.d_mlp)
+    narrowed = {"position": positions, "head": heads, "group": groups}
+    for axis, some in narrowed.items():
+        if axis not in wanted and some is not None:
+            raise ValueError(
+                f"expected {axis} among the axes to sweep, since some were chosen, got by={wanted} of "
+                f"{activation!r}; sweep it, or choose none"
+            )
+    n_heads = model.cfg.n_heads
+    if activation in ("k", "v"):  # queries may share them
+        n_heads = getattr(model.cfg, "n_key_value_heads", None) or n_heads
     every = {
         "layer": chosen("layers", layers, model.cfg.n_layers),
         "position": chosen("positions", positions, n_pos),
-        "head": chosen("heads", heads, model.cfg.n_heads),
+        "head": chosen("heads", heads, n_heads),
         "group": list(groups or ()),
     }
-    narrowed = {"position": positions, "head": heads, "group": groups}
-    for axis in AXES[activation]:
-        if axis not in wanted and narrowed.get(axis) is not None:
-            raise ValueError(
-                f"expected {axis} among the axes to sweep, since some were chosen, got by={wanted}"
-            )
     return {axis: every[axis] for axis in AXES[activation] if axis in wanted}
-
-
-def _patches(
-    axes: Mapping[str, list[Any]], n_pos: int, groups: Mapping[Any, Sequence[int]] | None
-) -> list[Patch]:
-    """One patch for each cell, in the order of the axes."""
-    cells = (dict(zip(axes, cell)) for cell in product(*axes.values()))
-    return [
-        Patch(
-            cell["layer"],
-            (cell["position"],) if "position" in cell else tuple(range(n_pos)),
-            cell.get("head"),
-            tuple(map(int, (groups or {})[cell["group"]])) if "group" in cell else None,
-        )
-        for cell in cells
-    ]

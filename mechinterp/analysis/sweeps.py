@@ -89,7 +89,7 @@ class Setting:
     def forward(self, times: int = 1, edits: Sequence[Edit] = ()) -> Float[Tensor, "row read out"]:
         """The same, with gradients if they are on."""
         inputs = self.inputs.repeat(times, *[1] * (self.inputs.ndim - 1))
-        forward = self._masked(times)
+        forward = self.masked(times)
         read = torch.as_tensor(self.read, device=inputs.device)
         read = read.repeat(times, 1) if read.ndim == 2 else read
         if hasattr(self.model, "rerun"):
@@ -105,7 +105,8 @@ class Setting:
         """Activations of the intact run, by hook name."""
         return activations(self.model, self.inputs, names, self.attention_mask)
 
-    def _masked(self, times: int = 1) -> dict[str, Any]:
+    def masked(self, times: int = 1) -> dict[str, Any]:
+        """The attention mask as ``forward`` takes it, of the batch repeated a number of times."""
         return {} if self.attention_mask is None else {"attention_mask": self.attention_mask.repeat(times, 1)}
 
     def measure(self, outputs: Float[Tensor, "batch read out"], what: str) -> Float[Tensor, " batch"]:

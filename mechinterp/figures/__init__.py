@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import plotly.graph_objects as go
 
+from mechinterp.figures.ablation import pair_maps, pruning_curve
 from mechinterp.figures.attention import circuit_grid, head_map, match_bars, pattern_grid, score_bars
 from mechinterp.figures.erasure import erasure_bars
 from mechinterp.figures.frequencies import (
@@ -34,6 +35,8 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "neuron_clusters": cluster_heatmaps,
     "sufficiency": sufficiency_bars,
     "decay_and_fraction_phase": phase_map,
+    "pairwise_ablation": pair_maps,
+    "pruning": pruning_curve,
     "attention_patterns": pattern_grid,
     "attention_entropy": head_map,
     "attention_distance": head_map,

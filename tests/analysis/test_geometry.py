@@ -194,7 +194,7 @@ def test_weights_have_a_spectrum_without_an_interval():
     [
         (torch.randn(2, 4), "at least 3 finite vectors"),
         (torch.full((5, 4), float("nan")), "at least 3 finite vectors"),
-        (torch.ones(5, 4), "not all zero"),
+        (torch.full((5, 4), 1.1), "the same for every row"),
     ],
 )
 def test_clouds_without_a_shape_are_refused(x, message):

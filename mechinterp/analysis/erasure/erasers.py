@@ -92,7 +92,7 @@ def leace(x: Float[Tensor, "n d"], z: Shaped[Tensor, "m *k"], *, shrinkage: Shri
         ValueError: lengths that differ, a z that does not vary, numbers that are not finite, or no more
             examples than dimensions without shrinkage: then any z is a linear function of x.
 
-    Source: Belrose et al. (2023), "LEACE: Perfect linear concept erasure in closed form", theorem 4.3.
+    Source: Belrose et al. (2023), "LEACE: Perfect linear concept erasure in closed form", section 4.
     """
     _check(x, z)
     s = _coefficient(x, shrinkage)

@@ -19,7 +19,7 @@ from mechinterp.result import Claim, Result
 from mechinterp.runs import Run
 from mechinterp.studies.base import Stopwatch, StudyReport, Watch, silent, train
 from mechinterp.studies.modular_addition.anatomy import Activations, Anatomy
-from mechinterp.studies.modular_addition.claims import claims
+from mechinterp.studies.modular_addition.claims import as_clean_as_classic, claims
 from mechinterp.studies.modular_addition.grid import phase_claim, phase_grid
 from mechinterp.tasks.modular_addition import ModularAddition
 from mechinterp.training.recipes import MODULAR_ADDITION
@@ -83,6 +83,8 @@ def study(config: ModularAdditionStudy, out: str | Path, watch: Watch = silent) 
     found = Anatomy.of(config.network(task), job, control)
     results = found.results()
     table = claims(found, results)
+    if config.recipe == "fast" and config.p == 113:
+        table.append(as_clean_as_classic(found, results["logit_frequencies"]))
     if not config.fast:
         grid = phase_grid(task, config.network, run.path / "grid", watch)
         results[grid.name] = grid

@@ -134,6 +134,29 @@ def logits_are_trigonometric(found: Anatomy, logits: Result) -> Claim:
     )
 
 
+CLASSIC_EXPLAINED, CLASSIC_NEURONS = 0.9722, 0.7402
+"""What 25,000 epochs of the classic recipe reach with p = 113 and seed 0 (BENCHMARKS.md): the share of the
+logits' variance that key frequencies explain, and the share of single-frequency neurons."""
+
+
+def as_clean_as_classic(found: Anatomy, logits: Result) -> Claim:
+    """Whether speed was paid for with a dirtier circuit."""
+    value = float(logits.values.sel(frequency=found.keys.numpy()).sum())
+    return _claim(
+        found,
+        "as_clean_as_classic",
+        f"The fast recipe's logits are as trigonometric as those of the paper's recipe after 25,000 epochs "
+        f"(whose single-frequency neurons are {CLASSIC_NEURONS:.1%})",
+        value,
+        value >= CLASSIC_EXPLAINED,
+        trivial=0.0,
+        control=CLASSIC_EXPLAINED,
+        control_kind="the classic recipe, seed 0",
+        interval=logits.interval,
+        interval_over="values of a, resampled",
+    )
+
+
 def restricted_and_excluded(found: Anatomy, losses: Result) -> list[Claim]:
     """The key frequencies are enough, and without them nothing is left."""
     value = {str(m): float(losses.values.sel(measure=m)) for m in losses.values.coords["measure"].values}

@@ -155,6 +155,14 @@ def test_first_order_scores_of_a_linear_path_are_exact():
     np.testing.assert_allclose(scores.mean(1), single.extra["effect"].sel(layer=1), atol=1e-12)
 
 
+def test_pairs_and_pruning_have_figures():
+    pairs = pairwise_ablation(network(), X, preference, reference="zero")
+    pruned = prune(network(), X, preference, reference="zero")
+    assert [pairs.name, pruned.name] == ["pairwise_ablation", "pruning"]
+    assert pairs.figure().data[0].zmid == 0
+    assert "L0H0" in pruned.figure().layout.xaxis.ticktext
+
+
 def test_progress_goes_to_the_end():
     told = []
     ablation(network(), X, preference, reference="zero", progress=lambda i, n: told.append((i, n)))

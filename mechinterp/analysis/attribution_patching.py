@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from mechinterp.analysis.checks import check_inputs, check_model
+from mechinterp.analysis.checks import check_inputs, check_model, check_pair
 from mechinterp.analysis.effects import derangement
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.readouts import Read, at_read, read_positions
@@ -30,8 +30,8 @@ Metric = Callable[[Tensor], Tensor]
 
 def attribution_patching(
     model: nn.Module,
-    clean: Int[Tensor, "batch pos"],
-    corrupted: Int[Tensor, "batch pos"],
+    clean: Tensor,
+    corrupted: Tensor,
     metric: Metric,
     *,
     granularity: Literal["node", "edge"] = "node",
@@ -45,6 +45,7 @@ def attribution_patching(
     ``(clean - corrupted) * gradient`` of the metric in the corrupted run: positive where patching raises it.
 
     Args:
+        clean, corrupted: paired token ids, ``[batch, pos]``.
         metric: outputs ``[batch, read, d_out]`` to numbers ``[batch]``, each of its own example's outputs.
         granularity: nodes are the embedding, heads and MLPs; edges go from one of them to what reads it.
         read: the positions whose outputs the metric takes, ``[read]`` or ``[batch, read]``.
@@ -64,11 +65,11 @@ def attribution_patching(
     """
     check_model(model)
     check_inputs(clean)
-    if clean.shape != corrupted.shape or model.cfg.attn_only:
+    check_pair(clean, corrupted)
+    if clean.ndim != 2 or clean.is_floating_point() or model.cfg.attn_only:
         raise ValueError(
-            f"expected clean and corrupted ids of one shape and a network with MLPs, got "
-            f"{tuple(clean.shape)}, {tuple(corrupted.shape)} and attn_only={model.cfg.attn_only}; pair them, "
-            "or patch exactly"
+            f"expected token ids [batch, pos] and a network with MLPs, got {clean.dtype} "
+            f"{tuple(clean.shape)} and attn_only={model.cfg.attn_only}; patch others exactly"
         )
     ask = _Asked(metric, read_positions(read, *clean.shape))
     with torch.no_grad():

@@ -31,7 +31,6 @@ def logit_lens(
     read: Read = (-1,),
     mask: Bool[Tensor, "batch pos"] | None = None,
     untrained: nn.Module | None = None,
-    draws: int = 20,
     seed: int = 0,
     gate: Gate | None = None,
 ) -> Result:
@@ -60,20 +59,21 @@ def logit_lens(
     if getattr(model.cfg, "readout", "tokens") == "values":
         raise ValueError("expected a network with logits, got real-valued outputs; these have no logit lens")
     require_outputs("targets", targets, len(inputs), int(model.W_U.shape[1]))
+    targets = targets.cpu()
     logits, streams = _streams(model, inputs, read, mask)
     if logits.shape[2] != targets.shape[1]:
         raise ValueError(
             f"expected a target for each of {logits.shape[2]} positions read, got {targets.shape[1]}; give "
             "[batch, read]"
         )
-    generator = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(len(targets), generator=generator) for _ in range(draws)]
     log_probs = logits.log_softmax(-1)
-    shuffled = torch.stack([_of(log_probs, targets[order]).mean((1, 2)) for order in orders]).mean(0)
+    # The mean over all orders of the targets gives each example every target.
+    frequencies = torch.nn.functional.one_hot(targets, logits.shape[-1]).double().mean(0)
+    shuffled = torch.einsum("sbro,ro->sbr", log_probs, frequencies).mean((1, 2))
     control = shuffled
     if untrained is not None:
         control = _of(_streams(untrained, inputs, read, mask)[0].log_softmax(-1), targets).mean((1, 2))
-    own, frequency = _of(log_probs, targets), targets.flatten().bincount().double() / targets.numel()
+    own = _of(log_probs, targets)
     low, high = bootstrap_means(own.mean(2).mT, seed=seed)
     values = {"value": own.mean((1, 2)), "control": control, "shuffled": shuffled, "low": low, "high": high}
 
@@ -86,9 +86,9 @@ def logit_lens(
     return Result(
         name="logit_lens",
         values=found.pop("value"),
-        trivial=-float(torch.special.entr(frequency).sum()),
+        trivial=-float(torch.special.entr(frequencies.mean(0)).sum()),
         control=found.pop("control"),
-        control_kind="untrained network" if untrained is not None else f"shuffled targets, mean of {draws}",
+        control_kind="untrained network" if untrained is not None else "targets shuffled among examples",
         interval=(float(low[-1]), float(high[-1])),
         provenance=gated(gate, {"n": len(inputs), "seed": seed}),
         extra=found

@@ -70,6 +70,7 @@ def direct_logit_attribution(
     for name, x in (("right", right), ("wrong", wrong)):
         require_outputs(name, x, n, int(model.W_U.shape[1]))
     at = read_positions(read if isinstance(read, int) else read[:, None], n, inputs.shape[1])
+    right, wrong = right.cpu(), wrong.cpu()
     parts, names, difference, cache = _parts(model, inputs, right, wrong, unit, at, mask)
     error = float((parts.sum(1) - difference).abs().max())
     null = _along_turned(cache, unit, at, (model.W_U[:, right] - model.W_U[:, wrong]).mT, draws, seed)

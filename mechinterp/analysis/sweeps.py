@@ -9,7 +9,7 @@ other with TransformerLens's hook names takes the plain way, which is also what 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, product
 from typing import Any
 
@@ -258,9 +258,13 @@ def _enter(
         return rerun.enter_neurons(layer, groups, at, donor[name])
     turned = name.replace("hook_", "hook_rot_")
     values = donor[turned if activation in ("q", "k") and turned in donor else name]
-    if patches[0].head is None:
-        return rerun.enter_heads(layer, activation, at, values, joint=True)[[0] * len(patches)]
-    return rerun.enter_heads(layer, activation, at, values)[[int(p.head or 0) for p in patches]]
+    joint = patches[0].head is None
+    change = rerun.enter_heads(layer, activation, at, values, joint=joint)
+    if activation in ("q", "k"):  # what is attended to is worked out anew, and differs by its rounding
+        moved = (values[:, at] != rerun.base(layer, activation)[:, at]).any(-1).any(1)
+        moved = moved.any(1, keepdim=True) if joint else moved
+        change = replace(change, delta=change.delta * moved[:, :, None, None])
+    return change[[patch.head or 0 for patch in patches]]
 
 
 def _by(key: Callable[[Patch], Any], patches: list[Patch]) -> Iterator[tuple[Any, list[int]]]:

@@ -2,5 +2,5 @@
 
 import importlib
 
-for name in ("import_time", "step_time", "time_to_grok"):
+for name in ("import_time", "step_time", "time_to_grok", "patching", "ablation", "probes", "cache_memory"):
     importlib.import_module(f"benchmarks.{name}").main()

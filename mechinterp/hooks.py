@@ -327,19 +327,22 @@ def run_with_cache(
     *inputs: Any,
     edits: Iterable[Edit] = (),
     names: str | Sequence[str] = "*",
+    dtype: torch.dtype | None = None,
     **forward: Any,
 ) -> tuple[Any, ActivationCache]:
     """As ``run``, and the activations after the edits, as an ``ActivationCache``.
 
     Args:
         names: hook names, or patterns of them, to keep.
+        dtype: keep them in this precision, such as ``torch.bfloat16`` for half the memory; the run
+            itself stays as it is.
 
     Raises:
         ValueError: as ``run``, or a pattern in ``names`` that matches nothing.
         RuntimeError: as ``run``, or a pattern in ``names`` whose hook points were never reached.
     """
     wanted = [resolve(model, Site(pattern)) for pattern in ([names] if isinstance(names, str) else names)]
-    output, kept = _run(model, inputs, forward, list(edits), set().union(*wanted))
+    output, kept = _run(model, inputs, forward, list(edits), set().union(*wanted), dtype)
     for covered in wanted:
         if kept.keys().isdisjoint(covered):
             raise RuntimeError(_unreached("every name to be kept", covered[0], covered[0]))
@@ -347,7 +350,12 @@ def run_with_cache(
 
 
 def _run(
-    model: HookedRootModule, inputs: tuple, forward: dict, edits: list[Edit], wanted: set | None
+    model: HookedRootModule,
+    inputs: tuple,
+    forward: dict,
+    edits: list[Edit],
+    wanted: set | None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Any, dict[str, Tensor]]:
     pending = {(order, name) for order, edit in enumerate(edits) for name in resolve(model, edit.site)}
     kept: dict[str, Tensor] = {}
@@ -360,7 +368,7 @@ def _run(
         return hook_function
 
     def keep(tensor: Tensor, hook: HookPoint) -> None:
-        kept[str(hook.name)] = tensor.detach()
+        kept[str(hook.name)] = tensor.detach() if dtype is None else tensor.detach().to(dtype)
 
     hooks = [(name, act(order)) for order, name in sorted(pending)]
     hooks += [(name, keep) for name in wanted or ()]

@@ -477,3 +477,12 @@ def test_axes_are_those_of_the_tensor(flag):
         axes = axes_of(name, tensor.ndim)
         scale_last = {"d_model": 1} if name.endswith("hook_scale") else {}
         assert [(sizes | scale_last)[axis] for axis in axes] == list(tensor.shape), name
+
+
+def test_a_cache_can_be_kept_in_half_precision_and_the_run_stays_as_it_is(model):
+    full, cache = run_with_cache(model, tokens(), names="*resid_post")
+    same, half = run_with_cache(model, tokens(), names="*resid_post", dtype=torch.bfloat16)
+    assert torch.equal(full, same)
+    assert {kept.dtype for kept in half.values()} == {torch.bfloat16}
+    for name in cache:
+        torch.testing.assert_close(half[name].double(), cache[name], rtol=1e-2, atol=1e-2)

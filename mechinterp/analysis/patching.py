@@ -100,13 +100,15 @@ def activation_patching(
     check_inputs(clean, attention_mask)
     check_model(model)
     check_tokens(model, clean)
+    if activation not in AXES:
+        raise ValueError(f"expected an activation of {sorted(AXES)}, got {activation!r}; choose one of them")
     if direction not in ("denoise", "noise"):
         raise ValueError(f'expected direction "denoise" or "noise", got {direction!r}; choose one of them')
     base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
+    names = donor_names(model, activation, chosen("layers", layers, model.cfg.n_layers))
     axes = _axes(model, activation, by, layers, positions, heads, groups, clean.shape[1])
     setting = Setting(model, base, metric, read, attention_mask, memory)
     donors = Setting(model, source, metric, read, attention_mask)
-    names = donor_names(model, activation, axes["layer"])
     before = setting.measure(setting.outputs(), "the intact run")
     other_end = setting.measure(donors.outputs(), "the donor's run")
     cache = donors.activations(names)
@@ -155,12 +157,11 @@ def _axes(
     n_pos: int,
 ) -> dict[str, list[Any]]:
     """The swept axes and their coordinates."""
-    if activation not in AXES:
-        raise ValueError(f"expected an activation of {sorted(AXES)}, got {activation!r}")
     wanted = AXES[activation] if by is None else tuple(by)
     if not set(wanted) <= set(AXES[activation]) or "layer" not in wanted:
         raise ValueError(
-            f"expected axes of {activation!r} to sweep, layer and any of {AXES[activation]}, got {wanted}"
+            f"expected axes of {activation!r} to sweep, layer and any of {AXES[activation]}, got {wanted}; "
+            "choose from those"
         )
     if "group" in wanted:
         if not groups:

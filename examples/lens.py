@@ -19,14 +19,11 @@ def main(p: int = 113, recipe: Recipe = FAST, hand_built: bool = False) -> None:
     if not hand_built:
         fit(model, task, recipe)
     gate, batch = Gate.of(model.eval(), task), task.dataset("test")[:64]
-    clean, right = batch.inputs.roll(1, 0), batch.targets[:, 0]
-    wrong = right.roll(1)  # what the clean run answers
+    clean, right, wrong = batch.inputs.roll(1, 0), batch.targets[:, 0], batch.targets[:, 0].roll(1)
     print(logit_lens(model, batch.inputs, batch.targets, gate=gate))
     print(direct_logit_attribution(model, batch.inputs, right, wrong, gate=gate))
     sides = torch.eye(p)[right] - torch.eye(p)[wrong]
-    print(
-        attribution_patching(model, clean, batch.inputs, lambda out: (out[:, 0] * sides).sum(-1), gate=gate)
-    )
+    print(attribution_patching(model, clean, batch.inputs, lambda out: (out[:, 0] * sides).sum(1), gate=gate))
 
 
 if __name__ == "__main__":

@@ -176,21 +176,21 @@ def circuit_grid(result: Result) -> go.Figure:
 def _grid(
     panels: Sequence[tuple[str, np.ndarray]], x: str, y: str, *, signed: bool, units: str = "weight"
 ) -> go.Figure:
-    columns = min(_COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
+    columns, rows = min(_COLUMNS, len(panels)), -(-len(panels) // _COLUMNS)
     figure = make_subplots(
         rows=rows, cols=columns, subplot_titles=[_wrapped(title) for title, _ in panels],
         horizontal_spacing=0.06, vertical_spacing=0.3 / rows,
     )  # fmt: skip
     for i, (_, z) in enumerate(panels):
-        figure.add_heatmap(z=z, coloraxis="coloraxis", row=i // columns + 1, col=i % columns + 1)
+        at = {"row": i // columns + 1, "col": i % columns + 1}
+        figure.add_heatmap(z=z, coloraxis="coloraxis", **at)
+        last = {"title": x} if i + columns >= len(panels) else {}
+        steps = [max(1, round(size / 5)) for size in z.shape]  # never a half token
+        figure.update_yaxes(dtick=steps[0], **at).update_xaxes(dtick=steps[1], **last, **at)
     everything = np.concatenate([z.ravel() for _, z in panels])
     _colour(figure, everything, units, signed)
     figure.update_yaxes(autorange="reversed", constrain="domain")
     figure.update_yaxes(title=y, col=1)
-    for i in range(len(panels)):
-        if i + columns >= len(panels):
-            figure.update_xaxes(title=x, row=i // columns + 1, col=i % columns + 1)
     figure.update_annotations(font={"size": 11})
     return figure
 

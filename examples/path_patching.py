@@ -6,6 +6,7 @@ import torch
 
 from mechinterp import constructions, tasks
 from mechinterp.analysis.gates import Gate
+from mechinterp.analysis.metrics import logit_difference
 from mechinterp.analysis.path_patching import path_patching
 
 
@@ -15,11 +16,7 @@ def main(p: int = 31, n: int = 100) -> None:
     model = constructions.modular_addition(task)
     pairs = task.everything[torch.randperm(p * p)[:n]]
     clean, corrupted = pairs.inputs, pairs.inputs.roll(1, 0)
-    right, wrong, rows = pairs.targets[:, 0], pairs.targets[:, 0].roll(1), torch.arange(n)
-
-    def preference(outputs):  # of the clean answer over the corrupted one, by example
-        return outputs[rows, 0, right] - outputs[rows, 0, wrong]
-
+    preference = logit_difference(pairs.targets, pairs.targets.roll(1, 0))
     for through_mlps in (True, False):
         found = path_patching(
             model, clean, corrupted, preference, through_mlps=through_mlps, gate=Gate.of(model, task)

@@ -89,15 +89,17 @@ class Result:
         *,
         value: Number,
         holds: bool,
+        trivial: Number = None,
         control: Number = None,
         interval: Interval = None,
         interval_over: str = "",
         source: str = "",
     ) -> Claim:
-        """One sentence that this result decides, beside the result's own baseline.
+        """One sentence that this result decides.
 
         Args:
-            value: the number that decides, and ``control`` the same number under the result's null.
+            value: the number that decides.
+            trivial, control: the same number of the result's baseline, and under its null.
             holds: whether it does, if the network learned its task.
 
         Warns:
@@ -112,7 +114,7 @@ class Result:
             )
             warnings.warn(f"{id} is untested: the network {why}", NotLearned, stacklevel=2)
         return Claim(
-            id=id, statement=statement, value=value, trivial=self.trivial, control=control,
+            id=id, statement=statement, value=value, trivial=trivial, control=control,
             control_kind=self.control_kind if control is not None else "", interval=interval,
             interval_over=interval_over, verdict=verdict(holds, bool(self.learned)), source=source,
         )  # fmt: skip

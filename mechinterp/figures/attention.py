@@ -57,9 +57,7 @@ def head_map(result: Result) -> go.Figure:
         raise ValueError(
             f"expected values over layer, head and at most one more axis, got {result.values.dims}; select"
         )
-    units = result.values.attrs.get("units", "")
-    names, z = _by_head(result.values, more)
-    blocks = [("", names, z)]
+    units, blocks = result.values.attrs.get("units", ""), [("", *_by_head(result.values, more))]
     if result.control is not None and set(result.control.dims) <= set(result.values.dims):
         control = result.control
         if {"layer", "head"} <= set(control.dims):
@@ -177,9 +175,11 @@ def _grid(
     panels: Sequence[tuple[str, np.ndarray]], x: str, y: str, *, signed: bool, units: str = "weight"
 ) -> go.Figure:
     columns, rows = min(_COLUMNS, len(panels)), -(-len(panels) // _COLUMNS)
+    there = [{}] * len(panels) + [None] * (rows * columns - len(panels))
     figure = make_subplots(
         rows=rows, cols=columns, subplot_titles=[_wrapped(title) for title, _ in panels],
         horizontal_spacing=0.06, vertical_spacing=0.3 / rows,
+        specs=[there[row * columns : (row + 1) * columns] for row in range(rows)],
     )  # fmt: skip
     for i, (_, z) in enumerate(panels):
         at = {"row": i // columns + 1, "col": i % columns + 1}

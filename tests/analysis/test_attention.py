@@ -360,8 +360,19 @@ def results():
     yield attention_patterns(random_network(**LINEAR), inputs)
 
 
+DRAWN = {
+    "attention_patterns",
+    "attention_entropy",
+    "attention_distance",
+    "attention_scores",
+    "attention_match",
+}
+
+
 def test_results_are_drawn_and_read_back():
-    for result in results():
+    found = list(results())
+    assert {result.name for result in found} == DRAWN
+    for result in found:
         figure = result.figure()
         assert figure.layout.title.text
         assert any(axis.title.text for axis in figure.select_xaxes())

@@ -209,8 +209,9 @@ def test_what_cannot_be_is_refused(ask, message):
 
 def test_circuits_are_drawn_and_read_back():
     model = random_network(n_layers=2, n_heads=3, d_head=4)
-    for circuit in CIRCUITS:
+    for name, circuit in zip(("qk_circuit", "position_circuit", "ov_circuit"), CIRCUITS):
         result = circuit(model)
+        assert result.name == name
         figure = result.figure()
         assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmid) == (
             -figure.layout.coloraxis.cmax,

@@ -345,13 +345,15 @@ def test_a_gate_is_remembered():
 
 # Figures and the example.
 def test_results_are_drawn_and_read_back():
-    for result in (
-        logit_lens(SAME, INPUTS, RIGHT[:, None]),
-        direct_logit_attribution(SAME, INPUTS, RIGHT, WRONG, unit="head"),
-        attribute(SAME),
-        attribute(SAME, exact=False),
-        attribute(SAME, granularity="edge"),
-    ):
+    results = (
+        ("logit_lens", logit_lens(SAME, INPUTS, RIGHT[:, None])),
+        ("direct_logit_attribution", direct_logit_attribution(SAME, INPUTS, RIGHT, WRONG, unit="head")),
+        ("attribution_nodes", attribute(SAME)),
+        ("attribution_nodes", attribute(SAME, exact=False)),
+        ("attribution_edges", attribute(SAME, granularity="edge")),
+    )
+    for name, result in results:
+        assert result.name == name
         figure = result.figure()
         assert figure.layout.title.text
         assert any(axis.title.text for axis in figure.select_xaxes())

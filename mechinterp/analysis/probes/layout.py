@@ -1,0 +1,197 @@
+"""Which examples each fit uses: positions, padding, and the split into training and held-out examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mechinterp.hooks import ActivationCache
+
+LEAST = 5  # examples of each split; with fewer, no score means anything
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Positions whose fits use the same examples, so that they are cells of one call.
+
+    Splits are called ``"train"`` and ``"test"`` where examples are held out.
+
+    Args:
+        at: their places in the result.
+        columns: the positions read.
+        real: real tokens, ``[batch, 1]`` as all columns have the same, or ``[batch, column]`` if pooled.
+        rows: the sequences of each split.
+        pooled: whether all columns' tokens make up a single cell.
+    """
+
+    at: list[int]
+    columns: Int[Tensor, " column"]
+    real: Bool[Tensor, "batch _"]
+    rows: Mapping[str, Int[Tensor, " row"]]
+    pooled: bool = False
+
+    def take(self, x: Tensor, split: str) -> Tensor:
+        """The tokens of ``x [batch, pos, ...]`` in a split, ``[cell, n, ...]``; one position serves all."""
+        rows = self.rows[split]
+        columns = self.columns if x.shape[1] > 1 else self.columns[:1] * 0
+        if self.pooled:
+            x = x[rows][:, columns].expand(-1, len(self.columns), *x.shape[2:])
+            return x[self.real[rows]][None]
+        return x[rows[self.real[rows, 0]]][:, columns].movedim(1, 0)
+
+    def sequences(self, split: str) -> Int[Tensor, " n"]:
+        """Which sequence of the split each token is from."""
+        return self.real[self.rows[split]].nonzero()[:, 0]
+
+    def shuffles(self, split: str, draws: int, seed: int) -> Int[Tensor, "draw n"]:
+        """Orders in which each token takes the label of another sequence's token at the same position.
+
+        A draw deals out whole sequences, so that labels of one sequence stay together; where padding
+        leaves a sequence no partner, the next takes its place.
+        """
+        real = self.real[self.rows[split]]
+        generator = torch.Generator().manual_seed(seed)
+        number = real.flatten().cumsum(0).view_as(real) - 1
+        orders = torch.empty(draws, int(real.sum()), dtype=torch.long)
+        for order in orders:
+            dealt = torch.randperm(len(real), generator=generator)
+            for column in range(real.shape[1]):
+                order[number[real[:, column], column]] = number[dealt[real[dealt, column]], column]
+        return orders
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Examples and positions of the activations, what the result calls its positions, and the parts."""
+
+    batch: int
+    length: int
+    positions: list[int] | list[str]
+    parts: list[Part]
+
+    def sizes(self, split: str) -> list[int]:
+        """How many examples the fits have, if they differ from least to most."""
+        n = sorted({len(part.sequences(split)) for part in self.parts})
+        return [n[0], n[-1]][: len(n)]
+
+
+def lay_out(
+    batch: int,
+    length: int,
+    rows: Mapping[str, Int[Tensor, " row"]],
+    *,
+    mask: Bool[Tensor, "batch pos"] | None = None,
+    positions: Sequence[int] | None = None,
+    pool: bool = False,
+) -> Layout:
+    """Gather positions into parts.
+
+    Args:
+        rows: the sequences of each split.
+
+    Raises:
+        ValueError: no such position, a mask of another shape, or too few real tokens.
+    """
+    chosen = list(range(length)) if positions is None else [_position(at, length) for at in positions]
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"expected at least one position, each once, got {positions}; leave it out for all")
+    if mask is not None and (mask.shape != (batch, length) or mask.dtype != torch.bool):
+        raise ValueError(
+            f"expected a boolean mask of shape {(batch, length)}, got {mask.dtype} {tuple(mask.shape)}; "
+            "True is a real token"
+        )
+    if mask is not None and not mask.any():
+        raise ValueError("expected a mask with real tokens (True), got none; padding is False")
+    real = torch.ones(batch, len(chosen), dtype=torch.bool) if mask is None else mask[:, chosen].cpu()
+    columns = torch.tensor(chosen)
+    if pool:
+        parts = [Part(at=[0], columns=columns, real=real, rows=rows, pooled=True)]
+    else:
+        alike: dict[bytes, list[int]] = {}
+        for at in range(len(chosen)):
+            alike.setdefault(real[:, at].numpy().tobytes(), []).append(at)
+        parts = [Part(at=at, columns=columns[at], real=real[:, at[:1]], rows=rows) for at in alike.values()]
+    for part in parts:
+        for split in rows:
+            if (n := len(part.sequences(split))) < LEAST:
+                raise ValueError(
+                    f"expected at least {LEAST} real tokens in each split, got {n} for {split} at position "
+                    f"{part.columns.tolist()}; give more examples, or leave it out with positions="
+                )
+    return Layout(batch=batch, length=length, positions=["all"] if pool else chosen, parts=parts)
+
+
+def split_rows(batch: int, test: float | Bool[Tensor, " batch"], seed: int) -> dict[str, Int[Tensor, " row"]]:
+    """Training and held-out rows: those given, or a share drawn by ``seed``.
+
+    Raises:
+        ValueError: a share that is not between 0 and 1, or marks of another length.
+    """
+    if isinstance(test, Tensor):
+        if test.shape != (batch,) or test.dtype != torch.bool:
+            raise ValueError(
+                f"expected test to mark {batch} examples, True for held out, got {test.dtype} "
+                f"{list(test.shape)}"
+            )
+        held_out = test.cpu()
+    elif not 0 < test < 1:
+        raise ValueError(f"expected a share of held-out examples between 0 and 1, got {test}; 0.25 is usual")
+    else:
+        order = torch.randperm(batch, generator=torch.Generator().manual_seed(seed))
+        held_out = torch.zeros(batch, dtype=torch.bool)
+        held_out[order[: round(test * batch)]] = True
+    return {"train": (~held_out).nonzero().squeeze(-1), "test": held_out.nonzero().squeeze(-1)}
+
+
+def read_activations(activations: ActivationCache | Mapping[str, Tensor] | Tensor) -> dict[str, Tensor]:
+    """Activations by hook name, each ``[batch, pos, d]`` in single or double precision.
+
+    A tensor alone is called ``"activations"``; ``[batch, d]`` counts as a single position.
+
+    Raises:
+        ValueError: none, not floating-point, of another number of axes, or of lengths that differ.
+    """
+    given = {"activations": activations} if isinstance(activations, Tensor) else dict(activations.items())
+    if not given:
+        raise ValueError("expected activations of at least one hook point, got none; see run_with_cache")
+    read = {name: (x[:, None] if x.ndim == 2 else x).detach() for name, x in given.items()}
+    first = next(iter(read.values()))
+    for name, x in read.items():
+        if x.ndim != 3 or not x.is_floating_point():
+            raise ValueError(
+                f"expected floating-point activations [batch, pos, d] of {name}, got {x.dtype} "
+                f"{list(given[name].shape)}; keep such hooks only (names=), flatten heads, convert ids"
+            )
+        if x.shape[:2] != first.shape[:2]:
+            raise ValueError(
+                f"expected {list(first.shape[:2])} examples and positions of {name}, as of the first hook, "
+                f"got {list(x.shape[:2])}; all must come from one run"
+            )
+    return {name: x if x.dtype == torch.float64 else x.float() for name, x in read.items()}
+
+
+def check_finite(name: str, x: Tensor, parts: Sequence[Part]) -> None:
+    """Refuse NaN and infinity at the tokens that are used; what stands at padding does not matter.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if x.isfinite().all():
+        return
+    for part in parts:
+        for split in part.rows:
+            if not part.take(x, split).isfinite().all():
+                raise ValueError(
+                    f"expected finite numbers in {name}, got NaN or infinity at position "
+                    f"{part.columns.tolist()}; mask those tokens, or find where they come from"
+                )
+
+
+def _position(at: int, length: int) -> int:
+    if not -length <= at < length:
+        raise ValueError(f"expected positions within [-{length}, {length}), got {at}")
+    return at % length

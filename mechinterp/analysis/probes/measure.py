@@ -1,0 +1,123 @@
+"""One probe on many cells: the truth, and its controls, from the same fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechinterp.analysis.probes.controls import random_by_type, shuffled
+from mechinterp.analysis.probes.kinds import Probe
+from mechinterp.analysis.probes.layout import Layout, Part
+from mechinterp.analysis.probes.scores import shuffle_p_values
+from mechinterp.analysis.probes.targets import varies
+
+SPLITS = ("train", "test")
+_MOST = 2**24  # numbers in the targets and predictions of one call
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Scores of every cell, ``[hook, position, target]``, and held-out predictions of the truth.
+
+    Args:
+        shuffled, control_task: ``[hook, position, draw, target]``.
+        notes: what the probe says of its fits.
+        held_out: by hook and position, predictions and truths ``[n, target, component]`` and the sequence
+            of each.
+    """
+
+    score: Float[Tensor, "hook position target"]
+    trivial: Float[Tensor, "hook position target"]
+    p_value: Float[Tensor, "hook position target"]
+    shuffled: Float[Tensor, "hook position _ target"]
+    control_task: Float[Tensor, "hook position _ target"]
+    notes: Mapping[str, Float[Tensor, "hook position target"]] = field(default_factory=dict)
+    held_out: Mapping[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+
+
+def measure(
+    probe: Probe,
+    activations: Mapping[str, Float[Tensor, "batch _ _"]],
+    values: Float[Tensor, "batch _ target component"],
+    layout: Layout,
+    *,
+    shuffles: int = 0,
+    permutations: int = 0,
+    types: Int[Tensor, "batch _"] | None = None,
+    seed: int = 0,
+) -> Measured:
+    """Fit and score every hook and position.
+
+    Args:
+        values: targets, checked.
+        permutations: orders of the held-out labels behind each p-value.
+        types: input types of the control task, of which there are as many draws as ``shuffles``.
+    """
+    targets, tasks = values.shape[2], shuffles if types is not None else 0
+    blank = torch.full(
+        (len(activations), len(layout.positions), 1 + shuffles + tasks, targets), torch.nan
+    ).double()
+    scores, single = blank, {name: blank[:, :, 0].clone() for name in ("trivial", "p_value")}
+    held_out: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
+    for part in layout.parts:
+        truth = {split: part.take(values, split) for split in SPLITS}
+        labels = _labels(part, truth, shuffles, types, seed)
+        orders = part.shuffles("test", permutations, seed + 1)
+        for hook, x in enumerate(activations.values()):
+            found, notes = _predict(probe, part, x, labels["train"], seed)
+            score = probe.score(found, labels["test"])
+            score[:, 1 + shuffles :][~_defined(labels, len(score))[:, 1 + shuffles :]] = torch.nan
+            scores[hook, part.at] = score
+            single["trivial"][hook, part.at] = probe.trivial(truth["train"], truth["test"])
+            for name, note in notes.items():
+                single.setdefault(name, blank[:, :, 0].clone())[hook, part.at] = note
+            if permutations:
+                single["p_value"][hook, part.at] = shuffle_p_values(found[:, 0], truth["test"], orders)
+            for cell, position in enumerate(part.at):
+                own = found[cell % len(found), 0], truth["test"][cell % len(truth["test"])]
+                held_out[hook, position] = (*own, part.sequences("test"))
+    return Measured(
+        score=scores[:, :, 0], shuffled=scores[:, :, 1 : 1 + shuffles],
+        control_task=scores[:, :, 1 + shuffles :], trivial=single.pop("trivial"),
+        p_value=single.pop("p_value"), notes=single, held_out=held_out,
+    )  # fmt: skip
+
+
+def _labels(
+    part: Part, truth: Mapping[str, Tensor], shuffles: int, types: Tensor | None, seed: int
+) -> dict[str, Float[Tensor, "#cell draw n target component"]]:
+    """The truth, its shuffles, and the control tasks, one draw after the other."""
+    draws = {split: [y[:, None], shuffled(y, part, split, shuffles, seed)] for split, y in truth.items()}
+    if types is not None and shuffles:
+        kinds = {split: part.take(types, split) for split in SPLITS}
+        for split, labels in random_by_type(truth["train"], kinds, shuffles, seed).items():
+            draws[split].append(labels)
+    cells = max(len(each) for several in draws.values() for each in several)
+    return {s: torch.cat([y.expand(cells, *y.shape[1:]) for y in several], 1) for s, several in draws.items()}
+
+
+def _predict(
+    probe: Probe, part: Part, activations: Tensor, labels: Tensor, seed: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Held-out predictions ``[cell, draw, m, target, component]``, of large cells a few at a time."""
+    old, new = part.take(activations, "train"), part.take(activations, "test")
+    cells = max(len(old), len(labels))
+    at_once = max(1, _MOST // labels[0].numel())
+    given = [x if len(x) == 1 else x.split(at_once) for x in (old, labels, new)]
+    runs = -(-cells // at_once)
+    each = [
+        probe.predict(*some, seed)
+        for some in zip(*([x] * runs if isinstance(x, Tensor) else x for x in given))
+    ]
+    found, notes = zip(*each)
+    return torch.cat(found), {name: torch.cat([note[name] for note in notes]) for name in notes[0]}
+
+
+def _defined(labels: Mapping[str, Tensor], cells: int) -> Tensor:
+    """Where labels vary in both splits, ``[cell, draw, target]``."""
+    both = varies(labels["train"].movedim(1, 2)) & varies(labels["test"].movedim(1, 2))
+    return both.expand(cells, -1, -1)

@@ -1,0 +1,132 @@
+"""Ridge regression of many cells, targets and penalties from one eigendecomposition a cell.
+
+With centred activations X = U diag(s) V', every penalty's fit, and what it says of each example
+when that example is left out, are sums over the same U, s and V. The penalty is chosen by the
+exact leave-one-out error (Allen 1974; Hastie, Tibshirani & Friedman 2009, section 7.10), as
+scikit-learn's ``RidgeCV`` chooses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+PENALTIES = tuple(10.0**k for k in range(-3, 4))
+_MOST = 2**22  # numbers that an intermediate tensor may hold
+
+
+def fit_ridge(
+    train_x: Float[Tensor, "#cell n d"],
+    train_y: Float[Tensor, "#cell n column"],
+    test_x: Float[Tensor, "#cell m d"],
+    penalties: Sequence[float | int] = PENALTIES,
+    *,
+    together: int = 1,
+) -> tuple[Float[Tensor, "cell m column"], Float[Tensor, "cell column"]]:
+    """Fit every column of ``train_y`` in every cell, and predict ``test_x``.
+
+    Intercepts are not penalised. A first axis of size 1 serves every cell. The fit is in float64; the
+    penalty is chosen on training data alone, in the precision of the activations if n > 2 d.
+    Cells are worked on side by side, as many at a time as torch has threads.
+
+    Args:
+        penalties: what is added to the Gram matrix's diagonal, ``alphas`` in scikit-learn.
+        together: so many columns in a row share a penalty. With 1, each has its own
+            (``alpha_per_target=True``); with as many as there are columns, one serves them all.
+
+    Returns:
+        Predictions, and the penalty chosen for each column.
+
+    Raises:
+        ValueError: a penalty that is not positive, or columns that are not a multiple of ``together``.
+    """
+    if not penalties or not all(0 < alpha < float("inf") for alpha in penalties):
+        raise ValueError(
+            f"expected positive penalties, got {list(penalties)}; without one a fit may not be unique"
+        )
+    if train_y.shape[-1] % together:
+        raise ValueError(
+            f"expected columns that share penalties in runs of {together}, got {train_y.shape[-1]} columns"
+        )
+    alphas = torch.tensor(sorted(penalties), dtype=torch.float64, device=train_x.device)
+
+    def fit(x: Tensor, y: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[-2] <= 2 * x.shape[-1]:
+            x = x.double()  # fits are near exact, and left-out errors ratios of small differences
+        centre, middle = x.mean(-2, keepdim=True), y.double().mean(-2, keepdim=True)
+        x, y = x - centre, y - middle
+        scores, size, axes, onto = _decompose(x, y)
+        shrunk = 1 / (size[..., None] + alphas)
+        at_once = _MOST // (len(alphas) * scores[..., 0].numel())
+        run = max(1, at_once // together) * together
+        best = [
+            _left_out_error(scores, shrunk, *some).unflatten(-2, (-1, together)).sum(-2).argmin(-1)
+            for some in zip(y.split(run, -1), onto.split(run, -1))
+        ]
+        chosen = torch.cat(best, -1).repeat_interleave(together, -1)
+        penalty = alphas[chosen]
+        weights = axes @ (onto / (size[..., None] + penalty[..., None, :]))
+        return new.double() @ weights + (middle - centre.double() @ weights), penalty
+
+    return _side_by_side(fit, train_x, train_y, test_x)
+
+
+def _decompose(x: Float[Tensor, "#cell n d"], y: Float[Tensor, "#cell n column"]) -> tuple[Tensor, ...]:
+    """Scores U diag(s), squared sizes s ** 2, axes V and V' X' y, through the smaller Gram matrix."""
+    exact = x.double()
+    if x.shape[-2] > x.shape[-1] + 1:
+        size, axes = torch.linalg.eigh(exact.mT @ exact)
+        scores, size = x @ axes.to(x.dtype), size.clamp(min=0)
+    else:
+        size, left = torch.linalg.eigh(exact @ exact.mT)
+        there = size > 1e-13 * size[..., -1:]  # the rest, such as what centring took away, is rounding
+        root = torch.where(there, size, 0).sqrt()
+        axes = exact.mT @ (left * torch.where(there, 1 / root, 0)[..., None, :])
+        scores, size = left * root[..., None, :], root**2
+    return scores, size, axes, axes.mT @ (exact.mT @ y)
+
+
+def _left_out_error(
+    scores: Float[Tensor, "#cell n rank"],
+    shrunk: Float[Tensor, "#cell rank alpha"],
+    y: Float[Tensor, "#cell n column"],
+    onto: Float[Tensor, "#cell rank column"],
+) -> Float[Tensor, "cell column alpha"]:
+    """Summed squares of what is missed of each example by the fit to all the others."""
+    shrunk = shrunk.to(scores)
+    fits = onto.to(scores)[..., None] * shrunk[..., None, :]
+    left = y.to(scores)[..., None] - (scores @ fits.flatten(-2)).unflatten(-1, fits.shape[-2:])
+    # A prediction follows its own target by the diagonal of the hat matrix; 1 / n of it is the intercept.
+    own = scores**2 @ shrunk + 1 / scores.shape[-2]
+    return (left / (1 - own)[..., None, :]).square().sum(-3)
+
+
+def _side_by_side(fit: Callable, *each: Tensor) -> tuple[Tensor, ...]:
+    """What ``fit`` makes of runs of cells, each run on one core.
+
+    Even on one core it pays to leave the main thread, whose allocator hands pages back after every product.
+    """
+    cells = max(len(x) for x in each)
+    size = max(1, _MOST // 16 // max(x[0].numel() for x in each))
+    runs = [x.split(size) if len(x) == cells else [x] * -(-cells // size) for x in each]
+    if len(runs[0]) == 1:
+        return fit(*each)
+    with _one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(fit, *runs))
+    return tuple(torch.cat(parts) for parts in zip(*found))
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[int]:
+    """How many threads torch had, for cells: within products this small they mostly wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)

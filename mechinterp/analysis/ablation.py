@@ -42,7 +42,7 @@ def ablation(
     *,
     reference: str = "mean",
     held_out: Tensor | None = None,
-    groups: Mapping[Any, Sequence[int]] | None = None,
+    groups: Mapping[Any, Sequence[int] | Tensor] | None = None,
     layers: Sequence[int] | None = None,
     by_position: bool = False,
     read: Sequence[int] | Tensor = (-1,),

@@ -55,7 +55,7 @@ def activation_patching(
     layers: Sequence[int] | None = None,
     positions: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
-    groups: Mapping[Any, Sequence[int]] | None = None,
+    groups: Mapping[Any, Sequence[int] | Tensor] | None = None,
     read: Sequence[int] | Tensor = (-1,),
     attention_mask: Tensor | None = None,
     direction: Literal["denoise", "noise"] = "denoise",
@@ -153,7 +153,7 @@ def _axes(
     layers: Sequence[int] | None,
     positions: Sequence[int] | None,
     heads: Sequence[int] | None,
-    groups: Mapping[Any, Sequence[int]] | None,
+    groups: Mapping[Any, Sequence[int] | Tensor] | None,
     n_pos: int,
 ) -> dict[str, list[Any]]:
     """The swept axes and their coordinates."""

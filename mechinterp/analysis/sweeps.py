@@ -128,7 +128,7 @@ def activations(
 
 
 def patches_of(
-    axes: Mapping[str, Sequence[Any]], n_pos: int, groups: Mapping[Any, Sequence[int]] | None = None
+    axes: Mapping[str, Sequence[Any]], n_pos: int, groups: Mapping[Any, Sequence[int] | Tensor] | None = None
 ) -> list[Patch]:
     """A patch for each cell of some axes (layer, position, head, group), in their order."""
     cells = (dict(zip(axes, cell)) for cell in product(*axes.values()))
@@ -159,6 +159,11 @@ def donor_names(model: Any, activation: str, layers: Sequence[int]) -> list[str]
     names = [hook_of(activation, layer) for layer in layers]
     for name in names:
         resolve(model, Site(name))
+        if activation == "resid_mid" and fires_as(model, name) != name:
+            raise ValueError(
+                f"expected {name} to be the residual stream, got {fires_as(model, name)}, a copy that only "
+                "the MLP reads; take attn_out or the resid_pre of the next layer"
+            )
     rotates = activation in ("q", "k") and hasattr(model, "rerun")
     turned = [name.replace("hook_", "hook_rot_") for name in names] if rotates else []
     return names + [name for name in turned if name in model.hook_dict]

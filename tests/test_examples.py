@@ -1,0 +1,56 @@
+"""Every example runs, with tiny arguments, and says something."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from mechinterp.training import Recipe
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TINY = {
+    "ablation": {"p": 13, "n": 40},
+    "attention": {"p": 13, "hand_built": True},
+    "erasure": {"p": 13, "draws": 3},
+    "geometry": {"p": 13, "draws": 5},
+    "lens": {"p": 13, "hand_built": True},
+    "modular_addition": {"p": 13, "recipe": Recipe(steps=5, eval_every=5)},
+    "patching": {"p": 13},
+    "path_patching": {"p": 13, "n": 40},
+    "probes": {"p": 13},
+}
+NEEDS = {"lens": "transformer_lens.tools.analysis.logit_lens"}
+LONGEST = 34  # lines
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_tried():
+    assert sorted(path.stem for path in EXAMPLES.glob("*.py")) == sorted(TINY)
+
+
+@pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")
+@pytest.mark.parametrize("name", TINY)
+def test_it_runs(name, capsys):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason="needs TransformerLens 4")
+    example(name).main(**TINY[name])
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_it_fits_a_screen(name):
+    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= LONGEST
+
+
+def test_they_are_scripts(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["path_patching", "13", "20"])
+    source = (EXAMPLES / "path_patching.py").read_text()
+    exec(compile(source, "path_patching", "exec"), {"__name__": "__main__"})
+    assert "path_patching" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Planted heads are found, even heads score like even attention, and random heads match by chance only."""
 
 import runpy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mechinterp.analysis.attention_match import match_score, permutations
 from mechinterp.analysis.attention_scores import attention_scores, repeated_tokens
 from mechinterp.analysis.gates import Gate
 from mechinterp.analysis.patterns import Patterns
+from mechinterp.figures.attention import head_map
 from mechinterp.hooks import transformer_lens_3, transformer_lens_tools
 from mechinterp.result import NotLearned
 
@@ -378,6 +380,17 @@ def test_results_are_drawn_and_read_back():
         assert any(axis.title.text for axis in figure.select_xaxes())
         assert any(axis.title.text for axis in figure.select_yaxes())
         assert type(result).from_json(result.to_json()) == result
+
+
+def test_any_result_by_head_is_a_map_of_heads():
+    scores = attention_scores(random_network(), REPEATED)
+    by_head = replace(scores, values=scores.values.sel(score="first", drop=True), control=None)
+    assert head_map(by_head).data[0].z.shape == (1, 2)
+    by_position = attention_distance(random_network(), REPEATED)
+    turned = replace(by_position, values=by_position.values.transpose("query", "head", "layer"))
+    assert head_map(turned).data[0].z.shape == (2, LENGTH)
+    with pytest.raises(ValueError, match=r"at most one more axis.*query.*key"):
+        head_map(attention_patterns(random_network(), REPEATED))
 
 
 def test_the_example_runs(capsys):

@@ -287,7 +287,7 @@ def is_hooked(modules: Iterable[torch.nn.Module]) -> bool:
     )
 
 
-def resolve(model: HookedRootModule, site: Site) -> list[str]:
+def resolve(model: torch.nn.Module, site: Site) -> list[str]:
     """The names of the model's hook points that a site covers, in the order of its modules.
 
     Raises:
@@ -303,7 +303,7 @@ def resolve(model: HookedRootModule, site: Site) -> list[str]:
     return names
 
 
-def run(model: HookedRootModule, *inputs: Any, edits: Iterable[Edit] = (), **forward: Any) -> Any:
+def run(model: torch.nn.Module, *inputs: Any, edits: Iterable[Edit] = (), **forward: Any) -> Any:
     """Run a model with edits in place and return its output.
 
     Edits at one hook point apply in the order given, each to the result of the one before;
@@ -323,7 +323,7 @@ def run(model: HookedRootModule, *inputs: Any, edits: Iterable[Edit] = (), **for
 
 
 def run_with_cache(
-    model: HookedRootModule,
+    model: torch.nn.Module,
     *inputs: Any,
     edits: Iterable[Edit] = (),
     names: str | Sequence[str] = "*",
@@ -350,7 +350,7 @@ def run_with_cache(
 
 
 def _run(
-    model: HookedRootModule,
+    model: torch.nn.Module,
     inputs: tuple,
     forward: dict,
     edits: list[Edit],
@@ -360,18 +360,22 @@ def _run(
     pending = {(order, name) for order, edit in enumerate(edits) for name in resolve(model, edit.site)}
     kept: dict[str, Tensor] = {}
 
-    def act(order: int) -> Callable:
+    # Under the name asked for: TransformerLens 4's bridge has several for one hook point.
+    def act(order: int, name: str) -> Callable:
         def hook_function(tensor: Tensor, hook: HookPoint) -> Tensor:
-            pending.discard((order, hook.name))
-            return edits[order](tensor, str(hook.name))
+            pending.discard((order, name))
+            return edits[order](tensor, name)
 
         return hook_function
 
-    def keep(tensor: Tensor, hook: HookPoint) -> None:
-        kept[str(hook.name)] = tensor.detach() if dtype is None else tensor.detach().to(dtype)
+    def keep(name: str) -> Callable:
+        def hook_function(tensor: Tensor, hook: HookPoint) -> None:
+            kept[name] = tensor.detach() if dtype is None else tensor.detach().to(dtype)
 
-    hooks = [(name, act(order)) for order, name in sorted(pending)]
-    hooks += [(name, keep) for name in wanted or ()]
+        return hook_function
+
+    hooks = [(name, act(order, name)) for order, name in sorted(pending)]
+    hooks += [(name, keep(name)) for name in wanted or ()]
     with model.hooks(fwd_hooks=hooks):
         output = model(*inputs, **forward)
     if pending:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -55,35 +56,41 @@ def fit_ridge(
         )
     alphas = torch.tensor(sorted(penalties), dtype=torch.float64, device=train_x.device)
 
-    def fit(x: Tensor, y: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-        if x.shape[-2] <= 2 * x.shape[-1]:
-            x = x.double()  # fits are near exact, and left-out errors ratios of small differences
-        centre, middle = x.mean(-2, keepdim=True), y.double().mean(-2, keepdim=True)
-        x, y = x - centre, y - middle
-        scores, size, axes, onto = _decompose(x, y)
-        shrunk = 1 / (size[..., None] + alphas)
-        at_once = _MOST // (len(alphas) * scores[..., 0].numel())
-        run = max(1, at_once // together) * together
-        best = [
-            _left_out_error(scores, shrunk, *some).unflatten(-2, (-1, together)).sum(-2).argmin(-1)
-            for some in zip(y.split(run, -1), onto.split(run, -1))
-        ]
-        chosen = torch.cat(best, -1).repeat_interleave(together, -1)
-        penalty = alphas[chosen]
-        weights = axes @ (onto / (size[..., None] + penalty[..., None, :]))
-        return new.double() @ weights + (middle - centre.double() @ weights), penalty
-
-    return _side_by_side(fit, train_x, train_y, test_x)
+    return _side_by_side(partial(_fit, alphas, together), train_x, train_y, test_x)
 
 
-def _decompose(x: Float[Tensor, "#cell n d"], y: Float[Tensor, "#cell n column"]) -> tuple[Tensor, ...]:
+def _fit(
+    alphas: Float[Tensor, " alpha"],
+    together: int,
+    x: Float[Tensor, "*#cell n d"],
+    y: Float[Tensor, "*#cell n column"],
+    new: Float[Tensor, "*#cell m d"],
+) -> tuple[Float[Tensor, "*cell m column"], Float[Tensor, "*cell column"]]:
+    if x.shape[-2] <= 2 * x.shape[-1]:
+        x = x.double()  # fits are near exact, and left-out errors ratios of small differences
+    centre, middle = x.mean(-2, keepdim=True), y.double().mean(-2, keepdim=True)
+    x, y = x - centre, y - middle
+    scores, size, axes, onto = _decompose(x, y)
+    shrunk = 1 / (size[..., None] + alphas)
+    at_once = _MOST // (len(alphas) * y[..., 0].numel())
+    run = max(1, at_once // together) * together
+    best = [
+        _left_out_error(scores, shrunk, *some).unflatten(-2, (-1, together)).sum(-2).argmin(-1)
+        for some in zip(y.split(run, -1), onto.split(run, -1))
+    ]
+    penalty = alphas[torch.cat(best, -1).repeat_interleave(together, -1)]
+    weights = axes @ (onto / (size[..., None] + penalty[..., None, :]))
+    return new.double() @ weights + (middle - centre.double() @ weights), penalty
+
+
+def _decompose(x: Float[Tensor, "*#cell n d"], y: Float[Tensor, "*#cell n column"]) -> tuple[Tensor, ...]:
     """Scores U diag(s), squared sizes s ** 2, axes V and V' X' y, through the smaller Gram matrix."""
     exact = x.double()
     if x.shape[-2] > x.shape[-1] + 1:
-        size, axes = torch.linalg.eigh(exact.mT @ exact)
+        size, axes = torch.linalg.eigh(_gram(exact))
         scores, size = x @ axes.to(x.dtype), size.clamp(min=0)
     else:
-        size, left = torch.linalg.eigh(exact @ exact.mT)
+        size, left = torch.linalg.eigh(_gram(exact.mT))
         there = size > 1e-13 * size[..., -1:]  # the rest, such as what centring took away, is rounding
         root = torch.where(there, size, 0).sqrt()
         axes = exact.mT @ (left * torch.where(there, 1 / root, 0)[..., None, :])
@@ -91,12 +98,21 @@ def _decompose(x: Float[Tensor, "#cell n d"], y: Float[Tensor, "#cell n column"]
     return scores, size, axes, axes.mT @ (exact.mT @ y)
 
 
+def _gram(x: Float[Tensor, "*cell n d"]) -> Float[Tensor, "*cell d d"]:
+    """The lower triangle of X' X, in strips; ``eigh`` reads no more than that."""
+    found, strip = x.new_zeros(*x.shape[:-2], x.shape[-1], x.shape[-1]), max(32, x.shape[-1] // 4)
+    for start in range(0, x.shape[-1], strip):
+        stop = start + strip
+        found[..., start:stop, :stop] = x[..., start:stop].mT @ x[..., :stop]
+    return found
+
+
 def _left_out_error(
-    scores: Float[Tensor, "#cell n rank"],
-    shrunk: Float[Tensor, "#cell rank alpha"],
-    y: Float[Tensor, "#cell n column"],
-    onto: Float[Tensor, "#cell rank column"],
-) -> Float[Tensor, "cell column alpha"]:
+    scores: Float[Tensor, "*#cell n rank"],
+    shrunk: Float[Tensor, "*#cell rank alpha"],
+    y: Float[Tensor, "*#cell n column"],
+    onto: Float[Tensor, "*#cell rank column"],
+) -> Float[Tensor, "*cell column alpha"]:
     """Summed squares of what is missed of each example by the fit to all the others."""
     shrunk = shrunk.to(scores)
     fits = onto.to(scores)[..., None] * shrunk[..., None, :]
@@ -113,12 +129,15 @@ def _side_by_side(fit: Callable, *each: Tensor) -> tuple[Tensor, ...]:
     """
     cells = max(len(x) for x in each)
     size = max(1, _MOST // 16 // max(x[0].numel() for x in each))
-    runs = [x.split(size) if len(x) == cells else [x] * -(-cells // size) for x in each]
-    if len(runs[0]) == 1:
+    if size >= cells or len(each[0]) == 1:  # activations that serve all cells are decomposed once
         return fit(*each)
+    # A large cell goes alone, without its axis: single products are a little faster than batches of one.
+    runs = [
+        x.expand(cells, -1, -1).unbind() if size == 1 else x.expand(cells, -1, -1).split(size) for x in each
+    ]
     with _one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
         found = list(pool.map(fit, *runs))
-    return tuple(torch.cat(parts) for parts in zip(*found))
+    return tuple((torch.stack if size == 1 else torch.cat)(parts) for parts in zip(*found))
 
 
 @contextmanager

@@ -40,15 +40,16 @@ def effects_result(
         ``control``: under the control's edits; ``interval``: of the largest effect. In ``extra``:
         ``effect`` (after minus before) with ``low`` and ``high`` (95 %, bootstrap over examples),
         ``p_value`` (sign flips: that the edit does something, and something else than
-        its control does; Benjamini-Hochberg over all cells) and ``per_example``.
+        its control does; Benjamini-Hochberg over all cells) and ``per_example``. With n examples no
+        p-value is below 2^(1-n) before adjustment, so many cells need many examples.
     """
     n_axes = after.ndim - 1
     by_example = after.movedim(-1, 0)
     effect = by_example - before.view(-1, *[1] * n_axes)
     low, high = bootstrap_means(effect, seed=seed)
-    p_values = sign_flip_p_values(effect, seed=seed)
+    p_values = _p_values(effect, seed)
     if other is not None:  # both must be so: the larger of two p-values tests that (Berger 1982)
-        p_values = p_values.maximum(sign_flip_p_values(by_example - other.movedim(-1, 0), seed=seed))
+        p_values = p_values.maximum(_p_values(by_example - other.movedim(-1, 0), seed))
 
     def array(cells: Any) -> xr.DataArray:
         return xr.DataArray(np.asarray(cells, dtype=float), dims=list(axes), coords=dict(axes))
@@ -76,6 +77,14 @@ def effects_result(
             **(extra or {}),
         },
     )
+
+
+def _p_values(effects: Float[Tensor, "example *cell"], seed: int) -> Float[Tensor, "*cell"]:
+    """Sign-flip p-values, of so many draws that one cell alone can pass the adjustment for up to 1250."""
+    flat = effects.flatten(1)
+    draws = min(max(2000, 40 * flat.shape[1]), 50_000)
+    parts = [sign_flip_p_values(some, draws=draws, seed=seed) for some in flat.split(128, dim=1)]
+    return torch.cat(parts).view(effects.shape[1:])
 
 
 def derangement(n: int, seed: int = 0) -> Int[Tensor, " n"]:

@@ -19,6 +19,8 @@ from mechinterp.figures.frequencies import (
 )
 from mechinterp.figures.geometry import collapse_lines, similarity_map, singular_values
 from mechinterp.figures.lens import attribution_bars, edge_maps, lens_lines, node_maps
+from mechinterp.figures.probes import belief_maps, code_maps, score_maps, wave_lines
+from mechinterp.figures.sweeps import effect_map
 from mechinterp.figures.training import progress, training_curves
 from mechinterp.result import Result
 
@@ -35,6 +37,7 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "neuron_clusters": cluster_heatmaps,
     "sufficiency": sufficiency_bars,
     "decay_and_fraction_phase": phase_map,
+    "activation_patching": effect_map,
     "pairwise_ablation": pair_maps,
     "pruning": pruning_curve,
     "attention_patterns": pattern_grid,
@@ -53,6 +56,14 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "rank_collapse": collapse_lines,
     "similarity": similarity_map,
     "singular_values": singular_values,
+    "ridge_probe": score_maps,
+    "logistic_probe": score_maps,
+    "mlp_probe": score_maps,
+    "mlp_regression_probe": score_maps,
+    "fourier_probe": wave_lines,
+    "period_probe": wave_lines,
+    "simplex_probe": belief_maps,
+    "online_code": code_maps,
 }
 
 

@@ -17,9 +17,9 @@ def main(p: int = 31, n: int = 100) -> None:
     pairs = task.everything[torch.randperm(p * p)[:n]]
     clean, corrupted = pairs.inputs, pairs.inputs.clone()
     corrupted[:, 0] = (clean[:, 0] + torch.randint(1, p, (n,))) % p
-    metric, gate = logit_difference(pairs.targets[:, 0], task.answer(*corrupted[:, :2].T)), Gate.of(model, task)
+    metric = logit_difference(pairs.targets[:, 0], task.answer(*corrupted[:, :2].T))
     for activation in ("resid_pre", "z", "mlp_out"):
-        found = activation_patching(model, clean, corrupted, metric, activation, gate=gate)
+        found = activation_patching(model, clean, corrupted, metric, activation, gate=Gate.of(model, task))
         carries = found.extra["recovered"].where(found.extra["p_value"] <= 0.05)
         print(found)
         for cell, share in carries.to_series().dropna().items():

@@ -38,6 +38,8 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "sufficiency": sufficiency_bars,
     "decay_and_fraction_phase": phase_map,
     "activation_patching": effect_map,
+    "ablation": effect_map,
+    "path_patching": effect_map,
     "pairwise_ablation": pair_maps,
     "pruning": pruning_curve,
     "attention_patterns": pattern_grid,

@@ -2,7 +2,7 @@
 
 Both fit the same activations on two cores, choose among seven penalties by exact leave-one-out, and
 predict held-out examples; one loop over layers and positions against one call. ``ridge_ratio`` is the
-loop's time over the call's, for one target and 1,500 training examples.
+loop's time over the call's, for one target and 2,000 training examples.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mechinterp.analysis.probes.ridge import PENALTIES
 from mechinterp.analysis.probes.scores import r_squared
 
 LAYERS, POSITIONS, D_MODEL, HELD_OUT = 4, 16, 128, 500
-SIZES = {"": (1500, 1), "_1000": (1000, 1), "_2000": (2000, 1), "_8_targets": (1500, 8), "_100": (100, 1)}
+SIZES = {"": (2000, 1), "_1500": (1500, 1), "_1000": (1000, 1), "_8_targets": (2000, 8), "_100": (100, 1)}
 
 
 def planted(n: int, targets: int) -> tuple[torch.Tensor, ...]:

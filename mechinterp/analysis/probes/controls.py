@@ -16,13 +16,30 @@ from mechinterp.analysis.probes.layout import Part
 Truth = Float[Tensor, "#cell n target component"]
 
 
-def shuffled(
-    truth: Truth, part: Part, split: str, draws: int, seed: int
-) -> Float[Tensor, "#cell draw n target component"]:
-    """Labels dealt out anew among a split's sequences, position by position."""
-    # The splits are dealt out by different seeds, so that they share nothing.
-    orders = part.shuffles(split, draws, seed=2 * seed + (split == "test"))
-    return truth[:, orders]
+def draw_labels(
+    values: Float[Tensor, "batch _ target component"],
+    part: Part,
+    shuffles: int,
+    types: Int[Tensor, "batch _"] | None,
+    seed: int,
+) -> dict[str, Float[Tensor, "_ draw n target component"]]:
+    """By split, the truth, as many shuffles of it, and as many control tasks if there are types.
+
+    The first axis is of cells, or 1 where all cells have the same labels.
+    """
+    truth = {split: part.take(values, split) for split in part.rows}
+    draws = {
+        # Each split is dealt out by a seed of its own, so that they share nothing.
+        split: [y[:, None], y[:, part.shuffles(split, shuffles, seed=2 * seed + number)]]
+        for number, (split, y) in enumerate(truth.items())
+    }
+    if types is not None and shuffles:
+        kinds = {split: part.take(types, split) for split in part.rows}
+        first = next(iter(truth.values()))
+        for split, labels in random_by_type(first, kinds, shuffles, seed).items():
+            draws[split].append(labels)
+    cells = max(len(each) for several in draws.values() for each in several)
+    return {s: torch.cat([y.expand(cells, *y.shape[1:]) for y in several], 1) for s, several in draws.items()}
 
 
 def random_by_type(

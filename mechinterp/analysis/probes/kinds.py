@@ -159,7 +159,7 @@ class Simplex(Ridge):
     """Linear regression on beliefs over hidden states, its predictions moved to the nearest distribution.
 
     R² pools the states. Source: Shai et al. (2024), "Transformers represent belief state geometry in
-    their residual stream", section 4; there positions are pooled (``pool=True``).
+    their residual stream"; there positions are pooled (``pool=True``).
     """
 
     name: ClassVar[str] = "simplex_probe"

@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp.analysis.probes.controls import random_by_type, shuffled
+from mechinterp.analysis.probes.controls import draw_labels
 from mechinterp.analysis.probes.kinds import Probe
 from mechinterp.analysis.probes.layout import Layout, Part
 from mechinterp.analysis.probes.scores import shuffle_p_values
 from mechinterp.analysis.probes.targets import varies
 
-SPLITS = ("train", "test")
 _MOST = 2**24  # numbers in the targets and predictions of one call
 
 
@@ -57,47 +56,32 @@ def measure(
         permutations: orders of the held-out labels behind each p-value.
         types: input types of the control task, of which there are as many draws as ``shuffles``.
     """
-    targets, tasks = values.shape[2], shuffles if types is not None else 0
-    blank = torch.full(
-        (len(activations), len(layout.positions), 1 + shuffles + tasks, targets), torch.nan
-    ).double()
-    scores, single = blank, {name: blank[:, :, 0].clone() for name in ("trivial", "p_value")}
+    draws, first_task = 1 + shuffles * (1 if types is None else 2), 1 + shuffles
+    scores = torch.full((len(activations), len(layout.positions), draws, values.shape[2]), torch.nan).double()
+    single = {name: scores[:, :, 0].clone() for name in ("trivial", "p_value")}
     held_out: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
     for part in layout.parts:
-        truth = {split: part.take(values, split) for split in SPLITS}
-        labels = _labels(part, truth, shuffles, types, seed)
-        orders = part.shuffles("test", permutations, seed + 1)
+        labels = draw_labels(values, part, shuffles, types, seed)
+        truth = {split: each[:, 0] for split, each in labels.items()}
+        orders, sequence = part.shuffles("test", permutations, seed + 1), part.sequences("test")
+        undefined = ~_all_vary(labels, first_task)
         for hook, x in enumerate(activations.values()):
             found, notes = _predict(probe, part, x, labels["train"], seed)
             score = probe.score(found, labels["test"])
-            score[:, 1 + shuffles :][~_defined(labels, len(score))[:, 1 + shuffles :]] = torch.nan
+            score[:, first_task:].masked_fill_(undefined, torch.nan)
             scores[hook, part.at] = score
             single["trivial"][hook, part.at] = probe.trivial(truth["train"], truth["test"])
             for name, note in notes.items():
-                single.setdefault(name, blank[:, :, 0].clone())[hook, part.at] = note
+                single.setdefault(name, torch.full_like(scores[:, :, 0], torch.nan))[hook, part.at] = note
             if permutations:
                 single["p_value"][hook, part.at] = shuffle_p_values(found[:, 0], truth["test"], orders)
             for cell, position in enumerate(part.at):
                 own = found[cell % len(found), 0], truth["test"][cell % len(truth["test"])]
-                held_out[hook, position] = (*own, part.sequences("test"))
+                held_out[hook, position] = (*own, sequence)
     return Measured(
-        score=scores[:, :, 0], shuffled=scores[:, :, 1 : 1 + shuffles],
-        control_task=scores[:, :, 1 + shuffles :], trivial=single.pop("trivial"),
-        p_value=single.pop("p_value"), notes=single, held_out=held_out,
+        score=scores[:, :, 0], shuffled=scores[:, :, 1:first_task], control_task=scores[:, :, first_task:],
+        trivial=single.pop("trivial"), p_value=single.pop("p_value"), notes=single, held_out=held_out,
     )  # fmt: skip
-
-
-def _labels(
-    part: Part, truth: Mapping[str, Tensor], shuffles: int, types: Tensor | None, seed: int
-) -> dict[str, Float[Tensor, "#cell draw n target component"]]:
-    """The truth, its shuffles, and the control tasks, one draw after the other."""
-    draws = {split: [y[:, None], shuffled(y, part, split, shuffles, seed)] for split, y in truth.items()}
-    if types is not None and shuffles:
-        kinds = {split: part.take(types, split) for split in SPLITS}
-        for split, labels in random_by_type(truth["train"], kinds, shuffles, seed).items():
-            draws[split].append(labels)
-    cells = max(len(each) for several in draws.values() for each in several)
-    return {s: torch.cat([y.expand(cells, *y.shape[1:]) for y in several], 1) for s, several in draws.items()}
 
 
 def _predict(
@@ -117,7 +101,7 @@ def _predict(
     return torch.cat(found), {name: torch.cat([note[name] for note in notes]) for name in notes[0]}
 
 
-def _defined(labels: Mapping[str, Tensor], cells: int) -> Tensor:
-    """Where labels vary in both splits, ``[cell, draw, target]``."""
-    both = varies(labels["train"].movedim(1, 2)) & varies(labels["test"].movedim(1, 2))
-    return both.expand(cells, -1, -1)
+def _all_vary(labels: Mapping[str, Tensor], first: int) -> Tensor:
+    """Whether labels vary in both splits, from a draw on: ``[cell, draw, target]``."""
+    train, test = (varies(labels[split][:, first:].movedim(1, 2)) for split in ("train", "test"))
+    return train & test

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.probes.classifiers import Logistic
-from mechinterp.analysis.probes.controls import random_by_type, shuffled
+from mechinterp.analysis.probes.controls import draw_labels
 from mechinterp.analysis.probes.given import Cache, Given, gather
 from mechinterp.analysis.probes.scores import bootstrap
 from mechinterp.analysis.probes.targets import Variable, classes
 from mechinterp.result import Result
 
 ENDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
-"""Where the blocks end, as shares of the examples (Voita & Titov 2020, section 3)."""
+"""Where the blocks end, as shares of the examples (Voita & Titov 2020)."""
 
 PENALTIES = (1e-4, 1e-2, 1.0)
 """``C`` of the logistic regressions that are mixed."""
@@ -119,24 +119,17 @@ def _code_lengths(
     given: Given, activations: Mapping[str, Tensor], shuffles: int, seed: int
 ) -> tuple[Float[Tensor, "hook position draw target"], dict[tuple[int, int, int], tuple[Tensor, Tensor]]]:
     """Bits of the truth, its shuffles and control tasks; each example's of the truth, and its sequence."""
-    values, tasks = given.targets.values, shuffles if given.types is not None else 0
+    values, draws = given.targets.values, 1 + shuffles * (1 if given.types is None else 2)
     kinds = (1 + values.argmax(-1).amax((0, 1))).tolist()
-    bits = torch.zeros(
-        len(activations), len(given.layout.positions), 1 + shuffles + tasks, len(kinds)
-    ).double()
+    bits = torch.zeros(len(activations), len(given.layout.positions), draws, len(kinds)).double()
     each = {}
     for part in given.layout.parts:
-        truth = part.take(values, "all")
-        draws = [truth[:, None], shuffled(truth, part, "all", shuffles, seed)]
-        if tasks:
-            draws.append(random_by_type(truth, {"all": part.take(given.types, "all")}, tasks, seed)["all"])
-        cells = max(map(len, draws))
-        labels = torch.cat([y.expand(cells, *y.shape[1:]) for y in draws], 1).argmax(-1)
+        labels = draw_labels(values, part, shuffles, given.types, seed)["all"].argmax(-1)
         for hook, x in enumerate(activations.values()):
             x = part.take(x, "all")
             for cell, position in enumerate(part.at):
                 for draw, target in product(range(labels.shape[1]), range(len(kinds))):
-                    y = labels[cell % cells, draw, :, target]
+                    y = labels[cell % len(labels), draw, :, target]
                     found = code_length(x[cell % len(x)], y, kinds[target])
                     bits[hook, position, draw, target] = found.sum()
                     if draw == 0:

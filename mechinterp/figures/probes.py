@@ -193,7 +193,8 @@ def _units(result: Result) -> str:
 
 def _title(result: Result) -> str:
     best = str(result.provenance.get("best", "")).removeprefix("hook ")
-    return f"{_TITLES.get(result.name, result.name)}, best at {best}"
+    short = best.replace("blocks.", "").replace("hook_", "")
+    return f"{_TITLES.get(result.name, result.name)}, best at {short}"
 
 
 def _finished(figure: go.Figure, title: str, height: int) -> go.Figure:

@@ -346,7 +346,9 @@ def test_random_dropout_is_refused_before_the_model_runs():
 
 def test_the_figure_shows_control_beside_value():
     _, model, batch, z, margin = addition()
-    figure = erasure_effect(model, batch.inputs, LAST, z, margin, draws=4).figure()
+    found = erasure_effect(model, batch.inputs, LAST, z, margin, draws=4)
+    figure = found.figure()
+    assert found.name == "erasure_effect"
     dots = [trace for trace in figure.data if trace.type == "scatter" and trace.mode == "markers"]
     bars = [trace for trace in figure.data if trace.type == "bar"]
     assert [len(trace.y) for trace in dots] == [4, 4]

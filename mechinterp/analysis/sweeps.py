@@ -122,9 +122,8 @@ def activations(
 ) -> dict[str, Float[Tensor, "batch ..."]]:
     """Activations of a run, by hook name."""
     masked = {} if attention_mask is None else {"attention_mask": attention_mask}
-    fired = {name: fires_as(model, name) for name in names}
-    _, cache = run_with_cache(model, inputs, names=list(fired.values()), **masked)
-    return {name: cache[own] for name, own in fired.items()}
+    _, cache = run_with_cache(model, inputs, names=names, **masked)
+    return {name: cache[name] for name in names}
 
 
 def patches_of(
@@ -149,20 +148,16 @@ def hook_of(activation: str, layer: int) -> str:
     return f"blocks.{layer}.{place}hook_{activation}"
 
 
-def fires_as(model: Any, name: str) -> str:
-    """The name under which a hook point fires; TransformerLens 4's bridge has several for one."""
-    return str(model.hook_dict[name].name)
-
-
 def donor_names(model: Any, activation: str, layers: Sequence[int]) -> list[str]:
     """The hook names that a donor's run must keep: the activation's, and for reruns the same rotated."""
     names = [hook_of(activation, layer) for layer in layers]
     for name in names:
         resolve(model, Site(name))
-        if activation == "resid_mid" and fires_as(model, name) != name:
+        own = model.hook_dict[name].name  # TransformerLens 4's bridge has several names for a hook point
+        if activation == "resid_mid" and own != name:
             raise ValueError(
-                f"expected {name} to be the residual stream, got {fires_as(model, name)}, a copy that only "
-                "the MLP reads; take attn_out or the resid_pre of the next layer"
+                f"expected {name} to be the residual stream, got {own}, a copy that only the MLP reads; take "
+                "attn_out or the resid_pre of the next layer"
             )
     rotates = activation in ("q", "k") and hasattr(model, "rerun")
     turned = [name.replace("hook_", "hook_rot_") for name in names] if rotates else []
@@ -221,7 +216,7 @@ def _swapped(setting: Setting, name: str, new: Tensor, keys: list) -> Iterator[T
                 row[key] = new[key]
             return rows.flatten(0, 1)
 
-        outputs = setting.outputs(len(chunk), [Edit(Site(fires_as(setting.model, name)), swap, "patches")])
+        outputs = setting.outputs(len(chunk), [Edit(Site(name), swap, "patches")])
         yield from outputs.unflatten(0, (len(chunk), shape[0]))
 
 

@@ -1,14 +1,10 @@
 """Networks that are not ours, with TransformerLens's hook names: whole runs give what ours gives."""
 
-import inspect
-
 import numpy as np
 import pytest
 import torch
 from einops import rearrange
 
-from mechinterp import hooks
-from mechinterp.analysis import sweeps
 from mechinterp.analysis.patching import AXES, activation_patching
 from mechinterp.hooks import transformer_lens_3
 from mechinterp.models import HookedTransformer, TransformerConfig
@@ -87,15 +83,6 @@ def their_transformer(model):
 
 OTHERS = {"bridge": bridge_of, "transformer_lens_3": their_transformer}
 CASES = [(other, kind) for other in OTHERS for kind in KINDS]
-
-
-@pytest.fixture(autouse=True)
-def any_model(monkeypatch):
-    """A bridge is no ``HookedRootModule``, which is what tests hold ``hooks`` to; it has the hooks of one."""
-    for name in ("resolve", "run", "run_with_cache", "_run"):
-        unchecked = inspect.unwrap(getattr(hooks, name))
-        for module in (hooks, sweeps):
-            monkeypatch.setattr(module, name, unchecked, raising=False)
 
 
 def ids(seed):

@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 HEADS = ("q", "k", "v", "z", "pattern")
 STREAMS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 NEURONS = ("post",)
-MEMORY = 32 << 20
+MEMORY = 8 << 20
 """Bytes for the activations of one batch of patches: about what stays in a processor's cache."""
 
 

@@ -1,0 +1,95 @@
+"""Every kind of trial: of each tool, what is no effect, and what is one."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import addition_trials as addition
+import reading_trials as reading
+import sweep_trials as sweeps
+from trial import Case, Trial
+
+PATCHING, PATHS, ABLATION = "activation_patching", "path_patching", "ablation"
+PAIRS, DIRECTIONS, MATCH = "pairwise_ablation", "erase_directions", "match_score"
+SCORES, RIDGE, FOURIER = "attention_scores", "ridge probe", "Fourier probe"
+ERASURE, CKA, TURNED = "erasure_effect", "similarity, CKA", "similarity, Procrustes"
+SPECTRUM, LOGITS, NEURONS = "spectrum", "key_frequencies", "clusters_by_frequency"
+
+
+def _case(kind: Any, tool: str, what: str, trial: Any, **options: Any) -> Case:
+    return Case(tool, what, partial(trial, **options), kind)
+
+
+_null, _open, _planted = (partial(_case, kind) for kind in ("null", "open", "planted"))
+
+NULLS = {
+    "patch_random_answers": _null(PATCHING, "answers drawn at random", sweeps.patch_random_answers),
+    "patch_random_pairs": _null(PATCHING, "random pairs, fixed answers", sweeps.patch_random_pairs),
+    "patch_without_control": _null(
+        f"{PATCHING}, control=False", "answers drawn at random", sweeps.patch_without_control
+    ),
+    "patch_strangers": _null(PATCHING, "every donor does as much", sweeps.patch_strangers),
+    "patch_siblings": _null(PATCHING, "as much good as harm; strangers harm", sweeps.patch_siblings),
+    "path_random_answers": _null(PATHS, "answers drawn at random", sweeps.path_random_answers),
+    "path_strangers": _null(PATHS, "every donor does as much", sweeps.path_strangers),
+    "ablate_random_answers": _null(ABLATION, "answers drawn at random", sweeps.ablate_random_answers),
+    "pairs_random_answers": _null(PAIRS, "answers drawn at random", sweeps.pairs_random_answers),
+    "pairs_that_add_up": _null(PAIRS, "effects add up, to rounding", sweeps.pairs_that_add_up),
+    "match_random": _null(MATCH, "variable in random order", reading.match_random),
+    "probe_random": _null(RIDGE, "labels drawn at random", reading.probe_random),
+    "probe_pooled": _null(f"{RIDGE}, pool=True", "labels drawn at random", reading.probe_random, pool=True),
+    "fourier_random": _null(FOURIER, "residues drawn at random", reading.fourier_random),
+    "erase_random": _null(ERASURE, "concept drawn at random", reading.erase_random),
+    "erase_unread": _null(ERASURE, "concept there, not read", reading.erase_planted, read=False),
+    "cka_random": _null(CKA, "examples paired at random", reading.similar_random),
+    "procrustes_random": _null(
+        TURNED, "examples paired at random", reading.similar_random, measure="procrustes"
+    ),
+}
+OPEN = {
+    "ablate_unread": _open(ABLATION, "all that it does is rounding", sweeps.ablate_unread),
+    "erase_everywhere": _open(
+        ERASURE, "random concept, three positions", reading.erase_random, site=reading.EVERY
+    ),
+    "fourier_new_residues": _open(FOURIER, "residues held out whole", reading.fourier_new_residues),
+    "spectrum_random": _open(SPECTRUM, "independent normal entries", reading.spectrum_trial),
+    "headline": _open(f"{PATCHING}, interval", "answers drawn at random", sweeps.headline),
+    "scores_random": _open(f"{SCORES}, intervals", "random network", reading.scores_random),
+    "ablate_first_two": _open(f"{ABLATION}, zero", "random network, fixed answers", sweeps.ablate_first_two),
+    "pairs_first_two": _open(PAIRS, "random network, fixed answers", sweeps.pairs_first_two),
+    "match_of_token": _open(
+        MATCH, "random network, variable of the token", reading.match_random, of_token=True
+    ),
+    "untrained_logits": _open(LOGITS, "random network", addition.untrained_logits),
+    "untrained_neurons": _open(NEURONS, "random network", addition.untrained_neurons),
+}
+PLANTED = {
+    "patch_16": _planted(PATCHING, "2 of 8 heads, 16 examples", sweeps.patch_planted),
+    "patch_40": _planted(PATCHING, "the same, 40 examples", sweeps.patch_planted, n=40),
+    "path_16": _planted(PATHS, "1 of 32 paths, 16 examples", sweeps.path_planted),
+    "path_40": _planted(PATHS, "the same, 40 examples", sweeps.path_planted, n=40),
+    "ablate_16": _planted(ABLATION, "2 of 8 heads, 16 examples", sweeps.ablate_planted),
+    "ablate_40": _planted(ABLATION, "the same, 40 examples", sweeps.ablate_planted, n=40),
+    "pairs": _planted(PAIRS, "2 of 4 heads stand in for each other", sweeps.pairs_planted),
+    "directions_16": _planted(DIRECTIONS, "1 of 5 directions, 16 examples", sweeps.directions_planted),
+    "directions_40": _planted(DIRECTIONS, "the same, 40 examples", sweeps.directions_planted, n=40),
+    "match": _planted(MATCH, "1 of 8 heads, 0.1 nats", reading.match_planted, sharpness=0.1),
+    "scores": _planted(SCORES, "1 of 8 heads, 2 nats", reading.scores_planted),
+    "probe": _planted(RIDGE, "2 of 6 cells", reading.probe_planted, strength=0.5),
+    "fourier": _planted(FOURIER, "1-3 of 6 frequencies in noise", reading.fourier_planted),
+    "fourier_addition": _planted(FOURIER, "hand-built network", addition.stream_frequencies),
+    "erase": _planted(ERASURE, "concept that is read", reading.erase_planted),
+    "cka": _planted(CKA, "1 of 4 pairs", reading.similar_planted, strength=0.5),
+    "cka_9": _planted(CKA, "1 of 9 pairs, stronger", reading.similar_planted, strength=2.0, layers=3),
+    "procrustes": _planted(TURNED, "1 of 4 pairs", reading.similar_planted, measure="procrustes"),
+    "spectrum": _planted(SPECTRUM, "1 of 8 directions", reading.spectrum_trial, strength=2.0),
+    "logits": _planted(LOGITS, "hand-built network, blurred", addition.logit_frequencies),
+    "neurons": _planted(NEURONS, "hand-built network, blurred", addition.neuron_frequencies, noise=0.3),
+    "groups": _planted(PATCHING, "hand-built network, groups of neurons", addition.groups_patched),
+}
+
+
+def trials(name: str, n: int) -> list[Trial]:
+    """The first n trials of a case."""
+    return (NULLS | OPEN | PLANTED)[name].run(range(n))

@@ -44,7 +44,8 @@ def pruning_curve(result: Result) -> go.Figure:
         ("low", "high", "rgba(47,109,181,.2)"),
     ):
         figure.add_scatter(
-            x=[*removed, *removed[::-1]], y=[*extra[high].values, *extra[low].values[::-1]], fill="toself", mode="lines",
+            x=[*removed, *removed[::-1]], y=[*extra[high].values, *extra[low].values[::-1]],
+            fill="toself", mode="lines",
             fillcolor=colour, line={"width": 0}, hoverinfo="skip", showlegend=False,
         )  # fmt: skip
     random = f"{result.control_kind}, least to most"

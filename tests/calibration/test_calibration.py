@@ -84,6 +84,6 @@ def test_rates_count_what_they_say():
     assert [found[name]["rate"] for name in ("crying", "alone", "missed", "false")] == [0.5, 1.0, 1.0, 0.5]
     assert [found[name]["n"] for name in found] == [2] * 4
     assert found["crying"]["low"] < 0.05 < 0.95 < found["crying"]["high"]
-    everywhere = rates([Trial(some, some, all_)])
+    everywhere = rates([Trial(some, some, all_)] * 2)
     assert everywhere["missed"]["rate"] == pytest.approx(2 / 3)
     assert everywhere["crying"] is everywhere["alone"] is everywhere["false"] is None

@@ -105,6 +105,7 @@ def ablation(
     }
     return effects_result(
         "ablation", found[0], before, axes, gated(gate, provenance), other=found[1],
+        rounding=setting.rounding(before),
         control_kind="a change of the same size with random signs", seed=seed,
     )  # fmt: skip
 
@@ -170,6 +171,7 @@ def erase_directions(
     provenance = {"what": "directions", "activation": activation, "reference": reference, "seed": seed}
     return effects_result(
         "ablation", after, before, axes, gated(gate, provenance), other=other,
+        rounding=setting.rounding(before),
         control_kind="random directions, as many", seed=seed,
     )  # fmt: skip
 

@@ -23,6 +23,7 @@ def effects_result(
     provenance: Mapping[str, Any],
     *,
     other: Float[Tensor, "*cell example"] | None = None,
+    rounding: float = 0.0,
     control_kind: str = "",
     units: str = "metric",
     extra: Mapping[str, xr.DataArray] | None = None,
@@ -34,6 +35,8 @@ def effects_result(
         after, before: the metric under each edit, and of the intact run.
         axes: names of the cell's axes and their coordinates.
         other: the metric under the control's edits.
+        rounding: differences of the metric no larger than this are 0 to the tests: a network's rounding
+            errors are as consistent over examples as an effect is.
 
     Returns:
         ``values``: the metric under each edit, averaged over examples; ``trivial``: of the intact run;
@@ -47,9 +50,10 @@ def effects_result(
     by_example = after.movedim(-1, 0)
     effect = by_example - before.view(-1, *[1] * n_axes)
     low, high = bootstrap_means(effect, seed=seed)
-    p_values = _p_values(effect, seed)
+    p_values = _p_values(beyond(rounding, effect), seed)
     if other is not None:  # both must be so: the larger of two p-values tests that (Berger 1982)
-        p_values = p_values.maximum(_p_values(by_example - other.movedim(-1, 0), seed))
+        special = beyond(rounding, by_example - other.movedim(-1, 0))
+        p_values = p_values.maximum(_p_values(special, seed))
 
     def array(cells: Any) -> xr.DataArray:
         return xr.DataArray(np.asarray(cells, dtype=float), dims=list(axes), coords=dict(axes))
@@ -66,7 +70,12 @@ def effects_result(
         control=None if other is None else array(other.mean(-1)),
         control_kind=control_kind if other is not None else "",
         interval=(float(low.flatten()[strongest]), float(high.flatten()[strongest])),
-        provenance={**provenance, "n": len(before), "interval of": f"the effect at {cell}"},
+        provenance={
+            **provenance,
+            "n": len(before),
+            "rounding": rounding,
+            "interval of": f"the effect at {cell}",
+        },
         extra={
             "effect": mean.assign_attrs(units=units),
             "low": array(low),
@@ -77,6 +86,11 @@ def effects_result(
             **(extra or {}),
         },
     )
+
+
+def beyond(rounding: float, effects: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """Effects, with 0 for those that are no more than rounding."""
+    return effects.masked_fill(effects.abs() <= rounding, 0.0)
 
 
 def _p_values(effects: Float[Tensor, "example *cell"], seed: int) -> Float[Tensor, "*cell"]:

@@ -137,6 +137,7 @@ def activation_patching(
         axes,
         gated(gate, provenance),
         other=other,
+        rounding=setting.rounding(before),
         control_kind="the same activation of another example, drawn at random",
         extra={
             "recovered": xr.DataArray(recovered.numpy(), dims=list(axes), coords=dict(axes)),

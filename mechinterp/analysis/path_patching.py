@@ -91,6 +91,7 @@ def path_patching(
         "path_patching", found[0], before, axes,
         gated(gate, {"direction": direction, "MLPs on the way": mlps, "seed": seed}),
         other=found[1] if control else None,
+        rounding=setting.rounding(before),
         control_kind="the same path from another example, drawn at random", seed=seed,
     )  # fmt: skip
 

@@ -47,7 +47,10 @@ def proportion_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, 
 
 def null_interval(null: ArrayLike, level: float = 0.95) -> NDArray[np.float64]:
     """Where the middle ``level`` of a null distribution lies, ``[low, high]``."""
-    return np.quantile(np.asarray(null, dtype=float), [(1 - level) / 2, (1 + level) / 2])
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    return np.quantile(
+        np.asarray(null, dtype=float), ends, method="weibull"
+    )  # so that further draws are, too
 
 
 def bootstrap_means(

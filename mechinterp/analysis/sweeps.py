@@ -30,6 +30,8 @@ STREAMS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 NEURONS = ("post",)
 MEMORY = 8 << 20
 """Bytes for the activations of one batch of patches: about what stays in a processor's cache."""
+ROUNDINGS = 16
+"""Effects up to so many times a jitter of the last bit count as none."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,17 @@ class Setting:
         with torch.no_grad():
             values = self.metric(outputs)
         return check_metric(values, len(self.inputs), what).cpu().double()
+
+    def rounding(self, before: Float[Tensor, " batch"]) -> float:
+        """What counts as rounding in the metric: ``ROUNDINGS`` times the most by which it changes in any
+        example when every residual stream is jittered by the last bit of its numbers."""
+
+        def jitter(stream: Tensor, _: str) -> Tensor:
+            signs = torch.randint(2, stream.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+            return stream * (1 + torch.finfo(stream.dtype).eps * signs.to(stream))
+
+        outputs = self.outputs(edits=[Edit(Site("blocks.*.hook_resid_p*"), jitter, "rounding")])
+        return ROUNDINGS * (self.measure(outputs, "the jittered run") - before).abs().max().item()
 
 
 @torch.no_grad()

@@ -114,6 +114,34 @@ def test_shuffling_is_of_whole_sequences_within_a_split_and_a_position():
 
 
 @pytest.mark.parametrize("pool", [False, True])
+def test_groups_are_held_out_and_dealt_out_whole(pool):
+    word = torch.randint(12, (60,), generator=generator())  # of unequal sizes
+    rows = split_rows(60, 0.5, 0, together=word)
+    assert not set(word[rows["train"]].tolist()) & set(word[rows["test"]].tolist())
+    part = lay_out(60, 3, rows, pool=pool, together=word).parts[0]
+    labels = part.take(word[:, None].expand(-1, 3), "test")[0]
+    orders = part.shuffles("test", 20, seed=0)
+    assert orders.shape == (20, len(labels))
+    for order in orders:
+        pairs = set(zip(labels.tolist(), labels[order].tolist()))
+        assert len(pairs) == len(labels.unique()) == len({after for _, after in pairs})
+    assert any((labels[order] != labels).any() for order in orders)
+
+
+@pytest.mark.parametrize(
+    ("together", "test", "said"),
+    [
+        (torch.zeros(39, dtype=torch.long), 0.25, "number the group of each of 40 examples"),
+        (torch.arange(40) // 20, 0.5, "at least 5 groups"),
+        (torch.arange(40) // 2, torch.arange(40) % 2 == 0, "on one side"),
+    ],
+)
+def test_groups_that_cannot_be_held_out_are_refused(together, test, said):
+    with pytest.raises(ValueError, match=said):
+        probe(torch.randn(40, 3), torch.randn(40), together=together, test=test)
+
+
+@pytest.mark.parametrize("pool", [False, True])
 def test_padding_enters_no_fit(pool):
     g = generator(1)
     x, number = torch.randn(300, 4, 6, generator=g), torch.randn(300, 4, generator=g)

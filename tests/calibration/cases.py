@@ -34,12 +34,16 @@ NULLS = {
     "path_random_answers": _null(PATHS, "answers drawn at random", sweeps.path_random_answers),
     "path_strangers": _null(PATHS, "every donor does as much", sweeps.path_strangers),
     "ablate_random_answers": _null(ABLATION, "answers drawn at random", sweeps.ablate_random_answers),
+    "ablate_unread": _null(ABLATION, "all that it does is rounding", sweeps.ablate_unread),
     "pairs_random_answers": _null(PAIRS, "answers drawn at random", sweeps.pairs_random_answers),
     "pairs_that_add_up": _null(PAIRS, "effects add up, to rounding", sweeps.pairs_that_add_up),
     "match_random": _null(MATCH, "variable in random order", reading.match_random),
     "probe_random": _null(RIDGE, "labels drawn at random", reading.probe_random),
     "probe_pooled": _null(f"{RIDGE}, pool=True", "labels drawn at random", reading.probe_random, pool=True),
     "fourier_random": _null(FOURIER, "residues drawn at random", reading.fourier_random),
+    "fourier_new_residues": _null(
+        f"{FOURIER}, together=", "random vector a residue, held out whole", reading.fourier_new_residues
+    ),
     "erase_random": _null(ERASURE, "concept drawn at random", reading.erase_random),
     "erase_unread": _null(ERASURE, "concept there, not read", reading.erase_planted, read=False),
     "cka_random": _null(CKA, "examples paired at random", reading.similar_random),
@@ -48,12 +52,16 @@ NULLS = {
     ),
 }
 OPEN = {
-    "ablate_unread": _open(ABLATION, "all that it does is rounding", sweeps.ablate_unread),
     "erase_everywhere": _open(
         ERASURE, "random concept, three positions", reading.erase_random, site=reading.EVERY
     ),
-    "fourier_new_residues": _open(FOURIER, "residues held out whole", reading.fourier_new_residues),
-    "spectrum_random": _open(SPECTRUM, "independent normal entries", reading.spectrum_trial),
+    "spectrum_random": _open(f"{SPECTRUM}, a band a value", "independent entries", reading.spectrum_trial),
+    "fourier_copies": _open(
+        FOURIER,
+        "random vector a residue, copies dealt out singly",
+        reading.fourier_new_residues,
+        together=False,
+    ),
     "headline": _open(f"{PATCHING}, interval", "answers drawn at random", sweeps.headline),
     "scores_random": _open(f"{SCORES}, intervals", "random network", reading.scores_random),
     "ablate_first_two": _open(f"{ABLATION}, zero", "random network, fixed answers", sweeps.ablate_first_two),

@@ -134,12 +134,15 @@ def fourier_random(seed: int, p: int = 11, n: int = 88) -> Trial:
     return probed(normal(n, 8, seed=seed), tokens(seed, n, 1, high=p)[:, 0], Fourier(p=p), seed)
 
 
-def fourier_new_residues(seed: int, p: int = 11, copies: int = 10) -> Trial:
-    """A random vector for each residue, with a little noise; whole residues are held out."""
+def fourier_new_residues(seed: int, p: int = 11, copies: int = 10, together: bool = True) -> Trial:
+    """A random vector for each residue, with a little noise; whole residues are held out.
+
+    ``together``: the probe is told that copies of a residue belong together; no null without.
+    """
     residue = torch.arange(p * copies) % p
     x = normal(p, 6, seed=seed)[residue] + 0.1 * normal(len(residue), 6, seed=seed + 1)
     held_out = torch.isin(residue, torch.randperm(p, generator=torch.Generator().manual_seed(seed))[:5])
-    return probed(x, residue, Fourier(p=p), seed, test=held_out, types=residue)
+    return probed(x, residue, Fourier(p=p), seed, test=held_out, together=residue if together else None)
 
 
 def fourier_planted(seed: int, strength: float = 1.0, p: int = 13, n: int = 130) -> Trial:

@@ -70,6 +70,7 @@ def gather(
     untrained: Cache | None,
     inputs: Tensor | None,
     types: Tensor | None,
+    together: Tensor | None = None,
 ) -> Given:
     """Read and check all of it; the arguments are those of ``probe``.
 
@@ -81,7 +82,7 @@ def gather(
     """
     read = read_activations(activations)
     batch, length = next(iter(read.values())).shape[:2]
-    layout = lay_out(batch, length, rows(batch), mask=mask, positions=positions, pool=pool)
+    layout = lay_out(batch, length, rows(batch), mask=mask, positions=positions, pool=pool, together=together)
     targets = encode(variable, layout)
     check_targets(targets, layout)
     for name, x in read.items():

@@ -26,6 +26,7 @@ class Part:
         real: real tokens, ``[batch, 1]`` as all columns have the same, or ``[batch, column]`` if pooled.
         rows: the sequences of each split.
         pooled: whether all columns' tokens make up a single cell.
+        together: the group of each sequence, where groups are dealt out whole.
     """
 
     at: list[int]
@@ -33,6 +34,7 @@ class Part:
     real: Bool[Tensor, "batch _"]
     rows: Mapping[str, Int[Tensor, " row"]]
     pooled: bool = False
+    together: Int[Tensor, " batch"] | None = None
 
     def take(self, x: Tensor, split: str) -> Tensor:
         """The tokens of ``x [batch, pos, ...]`` in a split, ``[cell, n, ...]``; one position serves all."""
@@ -51,10 +53,13 @@ class Part:
         """Orders in which each token takes the label of another sequence's token at the same position.
 
         A draw deals out whole sequences, so that labels of one sequence stay together; where padding
-        leaves a sequence no partner, the next takes its place.
+        leaves a sequence no partner, the next takes its place. Groups are dealt out whole too: all of one
+        take labels of one other.
         """
         real = self.real[self.rows[split]]
         generator = torch.Generator().manual_seed(seed)
+        if self.together is not None:
+            return self._of_groups(self.together[self.rows[split][real[:, 0]]], draws, generator)
         number = real.flatten().cumsum(0).view_as(real) - 1
         orders = torch.empty(draws, int(real.sum()), dtype=torch.long)
         for order in orders:
@@ -62,6 +67,22 @@ class Part:
             for column in range(real.shape[1]):
                 order[number[real[:, column], column]] = number[dealt[real[dealt, column]], column]
         return orders
+
+    def _of_groups(
+        self, together: Int[Tensor, " row"], draws: int, generator: torch.Generator
+    ) -> Int[Tensor, "draw n"]:
+        """The same by groups, whose members take turns where they are fewer than those they answer for."""
+        group, size = together.unique(return_inverse=True, return_counts=True)[1:]
+        members, start = group.argsort(stable=True), size.cumsum(0) - size
+        place = torch.empty_like(group)
+        place[members] = torch.arange(len(group)) - start[group[members]]
+        dealt = torch.empty(draws, len(size), dtype=torch.long)
+        for order in dealt:
+            torch.randperm(len(size), generator=generator, out=order)
+        partner = dealt[:, group]
+        taken = members[start[partner] + place % size[partner]]
+        n = self.real.shape[1]
+        return (taken[:, :, None] * n + torch.arange(n)).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +108,13 @@ def lay_out(
     mask: Bool[Tensor, "batch pos"] | None = None,
     positions: Sequence[int] | None = None,
     pool: bool = False,
+    together: Int[Tensor, " _"] | None = None,
 ) -> Layout:
     """Gather positions into parts.
 
     Args:
         rows: the sequences of each split.
+        together: the group of each sequence, where groups are dealt out whole.
 
     Raises:
         ValueError: no such position, a mask of another shape, or too few real tokens.
@@ -104,17 +127,22 @@ def lay_out(
             f"expected a boolean mask of shape {(batch, length)}, got {mask.dtype} {tuple(mask.shape)}; "
             "True is a real token"
         )
+    if pool and mask is not None and together is not None:
+        raise ValueError("expected together without a mask where positions are pooled, got both; choose one")
     if mask is not None and not mask.any():
         raise ValueError("expected a mask with real tokens (True), got none; padding is False")
     real = torch.ones(batch, len(chosen), dtype=torch.bool) if mask is None else mask[:, chosen].cpu()
     columns = torch.tensor(chosen)
     if pool:
-        parts = [Part(at=[0], columns=columns, real=real, rows=rows, pooled=True)]
+        parts = [Part(at=[0], columns=columns, real=real, rows=rows, pooled=True, together=together)]
     else:
         alike: dict[bytes, list[int]] = {}
         for at in range(len(chosen)):
             alike.setdefault(real[:, at].numpy().tobytes(), []).append(at)
-        parts = [Part(at=at, columns=columns[at], real=real[:, at[:1]], rows=rows) for at in alike.values()]
+        parts = [
+            Part(at=at, columns=columns[at], real=real[:, at[:1]], rows=rows, together=together)
+            for at in alike.values()
+        ]
     for part in parts:
         for split in rows:
             if (n := len(part.sequences(split))) < LEAST:
@@ -122,15 +150,32 @@ def lay_out(
                     f"expected at least {LEAST} real tokens in each split, got {n} for {split} at position "
                     f"{part.columns.tolist()}; give more examples, or leave it out with positions="
                 )
+    for split, some in {} if together is None else rows.items():
+        if (n := len(together[some].unique())) < LEAST:
+            raise ValueError(
+                f"expected at least {LEAST} groups of together in each split, got {n} for {split}; hold out "
+                "more with test=, or give more groups"
+            )
     return Layout(batch=batch, length=length, positions=["all"] if pool else chosen, parts=parts)
 
 
-def split_rows(batch: int, test: float | Bool[Tensor, " batch"], seed: int) -> dict[str, Int[Tensor, " row"]]:
-    """Training and held-out rows: those given, or a share drawn by ``seed``.
+def split_rows(
+    batch: int,
+    test: float | Bool[Tensor, " batch"],
+    seed: int,
+    together: Int[Tensor, " batch"] | None = None,
+) -> dict[str, Int[Tensor, " row"]]:
+    """Training and held-out rows: those given, or a share of the rows or groups, drawn by ``seed``.
 
     Raises:
-        ValueError: a share that is not between 0 and 1, or marks of another length.
+        ValueError: a share that is not between 0 and 1, marks of another length, or a group that is split.
     """
+    if together is not None and (together.shape != (batch,) or together.is_floating_point()):
+        raise ValueError(
+            f"expected together to number the group of each of {batch} examples, got {together.dtype} "
+            f"{list(together.shape)}"
+        )
+    group = torch.arange(batch) if together is None else together.unique(return_inverse=True)[1]
     if isinstance(test, Tensor):
         if test.shape != (batch,) or test.dtype != torch.bool:
             raise ValueError(
@@ -138,12 +183,16 @@ def split_rows(batch: int, test: float | Bool[Tensor, " batch"], seed: int) -> d
                 f"{list(test.shape)}"
             )
         held_out = test.cpu()
+        if len(both := group[held_out][torch.isin(group[held_out], group[~held_out])]):
+            raise ValueError(
+                f"expected every group of together on one side of test, got {len(both.unique())} on both"
+            )
     elif not 0 < test < 1:
         raise ValueError(f"expected a share of held-out examples between 0 and 1, got {test}; 0.25 is usual")
     else:
-        order = torch.randperm(batch, generator=torch.Generator().manual_seed(seed))
-        held_out = torch.zeros(batch, dtype=torch.bool)
-        held_out[order[: round(test * batch)]] = True
+        count = int(group.max()) + 1
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        held_out = torch.isin(group, order[: round(test * count)])
     return {"train": (~held_out).nonzero().squeeze(-1), "test": held_out.nonzero().squeeze(-1)}
 
 

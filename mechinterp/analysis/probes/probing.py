@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mechinterp.analysis.gates import Gate, gated
@@ -40,6 +40,7 @@ def probe(
     positions: Sequence[int] | None = None,
     pool: bool = False,
     test: float | Bool[Tensor, " _"] = 0.25,
+    together: Int[Tensor, " _"] | None = None,
     seed: int = 0,
     untrained: Cache | None = None,
     inputs: Tensor | None = None,
@@ -66,6 +67,9 @@ def probe(
         positions: those to probe; ``None``: all.
         pool: one probe of all positions' tokens together; sequences are held out whole.
         test: the share of sequences held out by ``seed``, or True for those that are.
+        together: the group of each sequence, where some are copies of one another, such as the residue:
+            groups are held out whole, and so are their labels dealt out, since what is read off one
+            copy says nothing new about the next. Else probes read any residue off random embeddings.
         untrained: a second set of activations of the same inputs, such as the untrained network's.
         inputs: tokens ``[batch, pos]`` or vectors ``[batch, pos, d_input]``: a probe of the raw input, and
             with tokens the control task.
@@ -87,8 +91,8 @@ def probe(
     """
     chosen = _kind(kind)
     given = gather(
-        activations, variable, chosen.encode, lambda n: split_rows(n, test, seed), mask=mask,
-        positions=positions, pool=pool, untrained=untrained, inputs=inputs, types=types,
+        activations, variable, chosen.encode, lambda n: split_rows(n, test, seed, together), mask=mask,
+        positions=positions, pool=pool, untrained=untrained, inputs=inputs, types=types, together=together,
     )  # fmt: skip
     draws = chosen.shuffles if shuffles is None else shuffles
     found = measure(

@@ -71,7 +71,7 @@ def ablate_sets(
     way = _reruns if fast and hasattr(setting.model, "rerun") else _whole_runs
     found: dict[int, Tensor] = {}
     for which, outputs in way(setting, sets, reference):
-        found[which] = setting.measure(outputs, f"ablation of {[str(c) for c in sets[which]]}")
+        found[which] = setting.measure(outputs, sets[which])
         if progress is not None:
             progress(len(found), len(sets))
     return torch.stack([found[which] for which in range(len(sets))])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mechinterp.analysis.checks import check_metric, check_read
 from mechinterp.hooks import Edit, Site, resolve, run, run_with_cache
+from mechinterp.models.entering import STAGES
 
 Metric = Callable[[Tensor], Tensor]
 """Takes outputs ``[batch, read, d_out]``, gives one number for each example, ``[batch]``."""
@@ -28,8 +29,12 @@ Progress = Callable[[int, int], None]
 HEADS = ("q", "k", "v", "z", "pattern")
 STREAMS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 NEURONS = ("post",)
+ENTERS = dict.fromkeys(HEADS, "mid") | dict.fromkeys(NEURONS, "post") | STAGES
+"""Where in a layer a change of each joins the stream, as ``Change`` has it."""
 MEMORY = 8 << 20
 """Bytes for the activations of one batch of patches: about what stays in a processor's cache."""
+ALIKE = 0.8
+"""Patches are worked out together where that share of the positions must be computed anyway."""
 ROUNDINGS = 16
 """Effects up to so many times a jitter of the last bit count as none."""
 
@@ -111,7 +116,7 @@ class Setting:
         """The attention mask as ``forward`` takes it, of the batch repeated a number of times."""
         return {} if self.attention_mask is None else {"attention_mask": self.attention_mask.repeat(times, 1)}
 
-    def measure(self, outputs: Float[Tensor, "batch read out"], what: str) -> Float[Tensor, " batch"]:
+    def measure(self, outputs: Float[Tensor, "batch read out"], what: object) -> Float[Tensor, " batch"]:
         """The metric of a batch, checked."""
         with torch.no_grad():
             values = self.metric(outputs)
@@ -196,7 +201,7 @@ def sweep(
     way = _reruns if fast and hasattr(setting.model, "rerun") else _whole_runs
     found: dict[int, Tensor] = {}
     for which, outputs in way(setting, activation, list(patches), donor):
-        found[which] = setting.measure(outputs, f"patch {patches[which].site(activation)}")
+        found[which] = setting.measure(outputs, patches[which])
         if progress is not None:
             progress(len(found), len(patches))
     return torch.stack([found[which] for which in range(len(patches))])
@@ -236,53 +241,116 @@ def _swapped(setting: Setting, name: str, new: Tensor, keys: list) -> Iterator[T
 def _reruns(
     setting: Setting, activation: str, patches: list[Patch], donor: Mapping[str, Tensor]
 ) -> Iterator[tuple[int, Tensor]]:
-    """Patches of one layer and the same positions at a time, from where they enter."""
+    """Patches of one layer at a time, from where they enter; those of single positions together."""
     own = hook_of(activation, 0).removeprefix("blocks.0.")
     rerun = setting.model.rerun(
         setting.inputs, read=setting.read, attention_mask=setting.attention_mask, keep=[own]
     )
+    spread = activation in ("k", "v")  # a change of theirs is felt at other positions in the same layer
+
+    def common(patch: Patch) -> tuple[int, tuple[int, ...]]:
+        return patch.layer, patch.positions if spread or len(patch.positions) > 1 else ()
+
+    for (layer, positions), some in _by(common, patches):
+        if positions:
+            yield from _together(setting, rerun, activation, patches, some, donor)
+            continue
+        heard = set(rerun.heard(layer, ENTERS[activation]).tolist())
+        by_position = dict(_by(lambda patch: patch.positions[0], patches, some))
+        for position in by_position.keys() - heard:
+            yield from ((which, rerun.intact) for which in by_position.pop(position))
+        most = max(map(len, by_position.values()), default=0) * _bytes(setting)
+        for span in _spans(rerun, activation, layer, sorted(by_position), setting.memory // max(most, 1)):
+            here = [which for position in span for which in by_position[position]]
+            yield from _together(setting, rerun, activation, patches, here, donor)
+
+
+def _together(
+    setting: Setting, rerun: Any, activation: str, patches: list[Patch], some: list[int], donor: Mapping
+) -> Iterator[tuple[int, Tensor]]:
+    """Patches of one layer: all of the same positions, or of one each."""
+    layer = patches[some[0]].layer
+    apart = len({patches[which].positions for which in some}) > 1
+    positions = sorted({at for which in some for at in patches[which].positions})
+    kinds = list(dict.fromkeys((patches[which].head, patches[which].neurons) for which in some))
+    at = torch.tensor(positions, device=setting.inputs.device)
+    change = _enter(rerun, activation, layer, at, donor, kinds)
+    change = change.apart() if apart else change
+    place = {position: len(kinds) * step for step, position in enumerate(positions)} if apart else {}
+    rows = [
+        place.get(patches[which].positions[0], 0) + kinds.index((patches[which].head, patches[which].neurons))
+        for which in some
+    ]
+    changed = change.delta.flatten(2).any(-1).T
+    breadth = rerun.breadth(layer, ENTERS[activation], positions[0])
+    at_once = max(1, setting.memory // (breadth * _bytes(setting)))
+    for chunk in _chunks(list(zip(some, rows)), at_once):
+        picked = [row for _, row in chunk]
+        outputs = rerun.outputs(change[picked])
+        if outputs is not None and not bool(changed[picked].all()):
+            outputs = torch.where(changed[picked][:, :, None, None], outputs, rerun.intact)
+        for place_, (which, _) in enumerate(chunk):
+            yield which, rerun.intact if outputs is None else outputs[place_]
+
+
+def _bytes(setting: Setting) -> int:
+    """What one patch takes at one position, at the widest place of the network."""
     cfg = setting.model.cfg
     wide = max(cfg.d_mlp or 0, 4 * cfg.d_model, cfg.n_heads * setting.inputs.shape[1], cfg.d_vocab_out)
-    for (layer, positions), some in _by(lambda patch: (patch.layer, patch.positions), patches):
-        at = torch.tensor(positions, device=setting.inputs.device)
-        change = _enter(rerun, activation, layer, at, donor, [patches[which] for which in some])
-        reached = len(rerun.reach(layer, at)) or 1
-        at_once = max(1, setting.memory // (len(setting.inputs) * reached * wide * 4))
-        changed = change.delta.flatten(2).any(-1).T
-        for chunk in _chunks(list(enumerate(some)), at_once):
-            places = [place for place, _ in chunk]
-            outputs = rerun.outputs(change[places])
-            if outputs is not None and not bool(changed[places].all()):
-                outputs = torch.where(changed[places][:, :, None, None], outputs, rerun.intact)
-            for row, (_, which) in enumerate(chunk):
-                yield which, rerun.intact if outputs is None else outputs[row]
+    return 4 * len(setting.inputs) * wide
+
+
+def _spans(
+    rerun: Any, activation: str, layer: int, positions: Sequence[int], at_once: int
+) -> Iterator[list[int]]:
+    """Positions whose patches are worked out together: they are few enough, and reach about as far."""
+    span: list[int] = []
+    total = 0
+    for position in positions:
+        own = rerun.breadth(layer, ENTERS[activation], position)
+        widest = rerun.breadth(layer, ENTERS[activation], span[0]) if span else own
+        size = widest * (len(span) + 1)
+        if span and (size > at_once or total + own < ALIKE * size):
+            yield span
+            span, total = [], 0
+        span, total = [*span, position], total + own
+    if span:
+        yield span
 
 
 def _enter(
-    rerun: Any, activation: str, layer: int, at: Tensor, donor: Mapping[str, Tensor], patches: list[Patch]
+    rerun: Any,
+    activation: str,
+    layer: int,
+    at: Tensor,
+    donor: Mapping[str, Tensor],
+    kinds: Sequence[tuple[int | None, tuple[int, ...] | None]],
 ) -> Any:
-    """The change of some patches of one layer and place, in their order."""
+    """The change by patches of some heads or groups of neurons, at the same positions."""
     name = hook_of(activation, layer)
     if activation in STREAMS:
-        return rerun.enter_stream(layer, activation, at, donor[name][:, None])[[0] * len(patches)]
+        return rerun.enter_stream(layer, activation, at, donor[name][:, None])[[0] * len(kinds)]
     if activation in NEURONS:
         everything = range(donor[name].shape[-1])
-        groups = [torch.tensor(everything if p.neurons is None else p.neurons) for p in patches]
+        groups = [torch.tensor(everything if neurons is None else neurons) for _, neurons in kinds]
         return rerun.enter_neurons(layer, groups, at, donor[name])
     turned = name.replace("hook_", "hook_rot_")
     values = donor[turned if activation in ("q", "k") and turned in donor else name]
-    joint = patches[0].head is None
+    joint = kinds[0][0] is None
     change = rerun.enter_heads(layer, activation, at, values, joint=joint)
     if activation in ("q", "k"):  # what is attended to is worked out anew, and differs by its rounding
-        moved = (values[:, at] != rerun.base(layer, activation)[:, at]).any(-1).any(1)
-        moved = moved.any(1, keepdim=True) if joint else moved
-        change = replace(change, delta=change.delta * moved[:, :, None, None])
-    return change[[patch.head or 0 for patch in patches]]
+        moved = (values[:, at] != rerun.base(layer, activation)[:, at]).any(-1)
+        moved = moved.any(2, keepdim=True) if joint else moved
+        moved = moved if activation == "q" else moved.any(1, keepdim=True)
+        change = replace(change, delta=change.delta * moved.transpose(1, 2)[..., None])
+    return change[[head or 0 for head, _ in kinds]]
 
 
-def _by(key: Callable[[Patch], Any], patches: list[Patch]) -> Iterator[tuple[Any, list[int]]]:
-    """The places in the list of the patches that have a key in common."""
-    order = sorted(range(len(patches)), key=lambda which: key(patches[which]))
+def _by(
+    key: Callable[[Patch], Any], patches: list[Patch], some: Sequence[int] | None = None
+) -> Iterator[tuple[Any, list[int]]]:
+    """The places in the list of the patches, or of some of them, that have a key in common."""
+    order = sorted(range(len(patches)) if some is None else some, key=lambda which: key(patches[which]))
     for common, some in groupby(order, key=lambda which: key(patches[which])):
         yield common, list(some)
 

@@ -31,18 +31,25 @@ class Change:
 
     Args:
         layer, stage: before the attention (``"pre"``), before the MLP (``"mid"``) or after it (``"post"``).
-        positions: where the stream changes, increasing.
+        positions: where the stream changes, increasing; one row for all patches, or a row for each.
         delta: what is added there, one batch a patch.
     """
 
     layer: int
     stage: Stage
-    positions: Int[Tensor, " at"]
+    positions: Int[Tensor, "#patch at"]
     delta: Float[Tensor, "batch patch at d_model"]
 
     def __getitem__(self, patches: slice | list[int]) -> Change:
         """Some of the patches."""
-        return Change(self.layer, self.stage, self.positions, self.delta[:, patches])
+        positions = self.positions if len(self.positions) == 1 else self.positions[patches]
+        return Change(self.layer, self.stage, positions, self.delta[:, patches])
+
+    def apart(self) -> Change:
+        """Every position a patch of its own: all patches at the first position, then all at the next."""
+        positions = self.positions[0].repeat_interleave(self.delta.shape[1])[:, None]
+        positions = positions[:1] if self.positions.shape[1] == 1 else positions
+        return Change(self.layer, self.stage, positions, self.delta.transpose(1, 2).flatten(1, 2)[:, :, None])
 
 
 class Entrances:
@@ -63,7 +70,7 @@ class Entrances:
     ) -> Change:
         """Patches of ``resid_pre``, ``attn_out``, ``resid_mid``, ``mlp_out`` or ``resid_post``."""
         delta = donor[:, :, at] - self.base(layer, f"hook_{activation}")[:, None, at]
-        return Change(layer, STAGES[activation], at, delta)
+        return Change(layer, STAGES[activation], at[None], delta)
 
     def enter_neurons(
         self,
@@ -75,7 +82,7 @@ class Entrances:
         """Patches of ``mlp.hook_post``, a group of neurons each."""
         change = donor[:, at] - self.base(layer, "mlp.hook_post")[:, at]
         W_out = self.model.blocks[layer].mlp.W_out
-        return Change(layer, "post", at, torch.stack([change[..., g] @ W_out[g] for g in groups], 1))
+        return Change(layer, "post", at[None], torch.stack([change[..., g] @ W_out[g] for g in groups], 1))
 
     def enter_heads(
         self,
@@ -93,7 +100,7 @@ class Entrances:
         """
         to, dz = self._changed_z(layer, activation, at, donor)
         written = torch.einsum("bthe,hed->bhtd", dz, self.model.blocks[layer].attn.W_O)
-        return Change(layer, "mid", to, written.sum(1, keepdim=True) if joint else written)
+        return Change(layer, "mid", to[None], written.sum(1, keepdim=True) if joint else written)
 
     def _changed_z(self, layer: int, activation: str, at: Tensor, donor: Tensor) -> tuple[Tensor, Tensor]:
         """Where and by how much ``z`` changes, ``[batch, at, head, d_head]``."""

@@ -19,6 +19,7 @@ class Paths:
     cfg: Any
     base: Any
     _stream_after: Any
+    _at: Any
     read_out: Any
 
     def carry(self, change: Change, to_layer: int, through_mlps: bool) -> Change:
@@ -32,7 +33,7 @@ class Paths:
         for layer in range(first, to_layer):
             if through_mlps and not self.cfg.attn_only:
                 block = self.model.blocks[layer]
-                mid = self.base(layer, "hook_resid_mid")[:, None, at]
+                mid = self._at(self.base(layer, "hook_resid_mid"), at)
                 delta = delta + block.mlp(block.ln2(mid + delta)) - block.mlp(block.ln2(mid))
         return Change(to_layer, "pre", at, delta)
 
@@ -55,13 +56,13 @@ class Paths:
         """
         arrived, block = self.carry(change, layer, through_mlps), self.model.blocks[layer]
         at, attn = arrived.positions, block.attn
-        stream = self.base(layer, "hook_resid_pre")[:, None, at] + arrived.delta
+        stream = self._at(self.base(layer, "hook_resid_pre"), at) + arrived.delta
         one, letter = slice(head, head + 1), activation.upper()
         weight, bias = getattr(attn, f"W_{letter}")[one], getattr(attn, f"b_{letter}")[one]
         new = project(block.ln1(stream).flatten(0, 1), weight, bias)
         if attn.rotary is not None and activation != "v":
-            new = attn.rotary(new, at)
+            new = attn.rotary(new, at[0])
         intact = self.base(layer, activation if activation != "v" else "attn.hook_v")
         values = intact[:, None].expand(-1, stream.shape[1], -1, -1, -1).clone()
-        values[:, :, at, head] = new[:, :, 0].unflatten(0, stream.shape[:2])
+        values[:, :, at[0], head] = new[:, :, 0].unflatten(0, stream.shape[:2])
         return values.transpose(0, 1)

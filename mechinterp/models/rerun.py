@@ -17,11 +17,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from mechinterp.hooks import run_with_cache
-from mechinterp.models.attention import View, project
+from mechinterp.models.attention import View
 from mechinterp.models.entering import Change, Entrances, Stage
+from mechinterp.models.linear import affine
+from mechinterp.models.normalisation import Normalisation
 from mechinterp.models.paths import Paths
 from mechinterp.models.positions import alibi_bias
 
@@ -72,6 +74,7 @@ class Rerun(Entrances, Paths):
         self.read, self.needed = at, at.unique()
         self.mask = None if attention_mask is None else attention_mask.bool()
         self.causal = self.cfg.attention_dir == "causal"
+        self._weights: dict[int, tuple[Tensor, Tensor]] = {}
         turned = "rot_" if self.cfg.positional_embedding_type == "rotary" else ""
         self.names = {"q": f"attn.hook_{turned}q", "k": f"attn.hook_{turned}k"}
         own = [name for name in _KEPT if not (self.cfg.attn_only and name == "hook_resid_mid")]
@@ -91,20 +94,32 @@ class Rerun(Entrances, Paths):
     def outputs(
         self, change: Change, pins: Pins | None = None
     ) -> Float[Tensor, "patch batch read out"] | None:
-        """The outputs of each patch; ``None`` if it cannot reach what is read."""
+        """The outputs of each patch; ``None`` if none of them can reach what is read."""
         at, stream, layer = change.positions, change.delta, change.layer
         if pins is None and not bool(stream.any()):
             return None
         if change.stage == "pre":
-            stream = stream + self.base(layer, "hook_resid_pre")[:, None, at]
+            stream = stream + self._at(self.base(layer, "hook_resid_pre"), at)
         else:
             at, stream = self._leave(layer, change.stage, at, stream, pins)
             layer += 1
         for later in range(layer, self.cfg.n_layers):
-            if not len(at):
+            if not at.shape[1]:
                 return None
             at, stream = self._block(later, at, stream, pins)
-        return self.read_out(at, stream) if len(at) else None
+        return self.read_out(at, stream) if at.shape[1] else None
+
+    def heard(self, layer: int, stage: str) -> Int[Tensor, " at"]:
+        """The positions at which a change of the stream can reach what is read."""
+        if stage == "pre" and layer == self.cfg.n_layers - 1:
+            return self.everywhere[: int(self.needed[-1]) + 1] if self.causal else self.everywhere
+        return self.matter(layer)
+
+    def breadth(self, layer: int, stage: str, position: int) -> int:
+        """At how many positions a layer is worked out, at most, after a change at one."""
+        following = range(layer + (stage != "pre"), self.cfg.n_layers)
+        at = self.everywhere[position : position + 1]
+        return max([1, *(len(self.reach(later, at)) for later in following)])
 
     def matter(self, layer: int) -> Int[Tensor, " to"]:
         """The positions whose stream after this layer can matter to what is read."""
@@ -112,28 +127,27 @@ class Rerun(Entrances, Paths):
             return self.needed
         return self.everywhere[: int(self.needed[-1]) + 1] if self.causal else self.everywhere
 
-    def reach(self, layer: int, at: Int[Tensor, " at"]) -> Int[Tensor, " to"]:
+    def reach(self, layer: int, at: Int[Tensor, "*patch at"]) -> Int[Tensor, " to"]:
         """Those of them that can see, in this layer, one of the positions given."""
         matter = self.matter(layer)
-        return matter[matter >= at[0]] if self.causal else matter
+        return matter[matter >= at.min()] if self.causal and at.numel() else matter
 
     def _leave(
         self, layer: int, stage: Stage, at: Tensor, delta: Tensor, pins: Pins | None
     ) -> tuple[Tensor, Tensor]:
         """The stream after the layer that a patch enters behind its attention."""
-        kept = torch.isin(at, self.matter(layer))
-        if not bool(kept.all()):
-            at, delta = at[kept], delta[:, :, kept]
+        if len(at) == 1 and not bool((kept := torch.isin(at[0], self.matter(layer))).all()):
+            at, delta = at[:, kept], delta[:, :, kept]
         if stage == "post" or self.cfg.attn_only:
             return at, delta + self._stream_after(layer, at)
         return at, self._feed_forward(
-            layer, at, delta + self.base(layer, "hook_resid_mid")[:, None, at], pins
+            layer, at, delta + self._at(self.base(layer, "hook_resid_mid"), at), pins
         )
 
-    def _stream_after(self, layer: int, at: Tensor) -> Float[Tensor, "batch 1 at d_model"]:
+    def _stream_after(self, layer: int, at: Tensor) -> Float[Tensor, "batch #patch at d_model"]:
         last = layer == self.cfg.n_layers - 1
         name, of = ("hook_resid_post", layer) if last else ("hook_resid_pre", layer + 1)
-        return self.base(of, name)[:, None, at]
+        return self._at(self.base(of, name), at)
 
     def _block(
         self, layer: int, at: Tensor, stream: Float[Tensor, "batch patch at d_model"], pins: Pins | None
@@ -141,54 +155,75 @@ class Rerun(Entrances, Paths):
         """One block from a changed stream: where it matters what comes out, and that."""
         to = self.reach(layer, at)
         if not len(to):
-            return to, stream[:, :, :0]
-        z = self._heads(layer, at, to, stream)
+            return to[None], stream[:, :, :0]
+        if self.causal and len(at) == 1 and bool((unheard := at[0] > to[-1]).any()):
+            at, stream = at[:, ~unheard], stream[:, :, ~unheard]
+        asking = torch.isin(at, to)
+        z = self._heads(layer, at, to, asking, stream)
         if pins is not None and bool(pins.heads[:, layer].any()):
             z = torch.where(pins.heads[:, layer, None, :, None], pins.z[layer][:, None, to], z)
-        entering = self._moved(self.base(layer, "hook_resid_pre"), at, to, stream)
-        return to, self._feed_forward(layer, to, entering + self.model.blocks[layer].attn.out(z), pins)
+        entering = self._put(self.base(layer, "hook_resid_pre"), at, to, asking, stream)
+        mid = entering + self.model.blocks[layer].attn.out(z)
+        return to[None], self._feed_forward(layer, to[None], mid, pins)
 
     def _heads(
-        self, layer: int, at: Tensor, to: Tensor, stream: Float[Tensor, "batch patch at d_model"]
+        self, layer: int, at: Tensor, to: Tensor, asking: Tensor, stream: Float[Tensor, "batch patch at d"]
     ) -> Float[Tensor, "batch patch to head d_head"]:
         """``z`` of the asking positions; keys and values that did not change are shared by all patches."""
         block, n_keys = self.model.blocks[layer], int(to[-1]) + 1 if self.causal else len(self.everywhere)
-        attn, (b, m) = block.attn, stream.shape[:2]
-        k, v = self.base(layer, "k"), self.base(layer, "attn.hook_v")
-        normed = block.ln1(stream).flatten(0, 1)
-        answering = at < n_keys
-        if not bool(answering.all()):
-            at, normed = at[answering], normed[:, answering]
-        new_k = project(normed, attn.W_K, attn.b_K)
-        new_v = project(normed, attn.W_V, attn.b_V).unflatten(0, (b, m))
-        asking = torch.isin(at, to)
-        new_q = project(normed if bool(asking.all()) else normed[:, asking], attn.W_Q, attn.b_Q)
+        attn, n_patches = block.attn, stream.shape[1]
+        weight, bias = self._projections(layer)
+        normed, size = _normed(block.ln1, stream), weight.shape[1] // 3
+        first = 0 if bool(asking.all()) else size  # queries too, where all of them ask
+        new = affine(normed, weight[:, first:], bias[first:]).unflatten(-1, (-1, *attn.b_Q.shape))
+        new_k, new_v = new[..., -2, :, :], new[..., -1, :, :]
+        if first and bool(asking.any()):
+            new_q = affine(_pick(normed, asking), weight[:, :size], bias[:size]).unflatten(-1, attn.b_Q.shape)
+        else:
+            new_q = _pick(new[..., 0, :, :], asking)
         if attn.rotary is not None:
-            new_q, new_k = attn.rotary(new_q, at[asking]), attn.rotary(new_k, at)
-        q = self._moved(self.base(layer, "q"), at[asking], to, new_q.unflatten(0, (b, m)))
-        dk = (new_k.unflatten(0, (b, m)) - k[:, None, at]).permute(0, 3, 1, 4, 2)
-        dv = (new_v - v[:, None, at]).permute(0, 3, 1, 2, 4)
-        q, columns = q.permute(0, 3, 1, 2, 4), _slice(at)
-        shared = k[:, :n_keys].permute(0, 2, 3, 1)
-        scores = (q.flatten(2, 3) @ shared).unflatten(2, (m, len(to)))
-        scores[..., columns] += q @ dk
-        pattern = self.pattern(layer, scores, to, n_keys)
-        z = (pattern.flatten(2, 3) @ v[:, :n_keys].transpose(1, 2)).unflatten(2, (m, len(to)))
-        return (z + pattern[..., columns] @ dv).permute(0, 2, 3, 1, 4)
+            asked = at[asking] if len(at) > 1 else at[:, asking[0]]
+            new_q, new_k = attn.rotary(new_q, asked), attn.rotary(new_k, at)
+        q = self._put(self.base(layer, "q"), at, to, asking, new_q, picked=True, patches=n_patches)
+        k, v = self.base(layer, "k"), self.base(layer, "attn.hook_v")
+        dk, dv = new_k - self._at(k, at), new_v - self._at(v, at)
+        columns = _Columns(at)
+        q, k = q.permute(0, 3, 1, 2, 4), k[:, :n_keys].permute(0, 2, 3, 1)
+        scores = (q.flatten(2, 3) @ k).unflatten(2, q.shape[2:4])
+        if q.shape[2] == n_patches:
+            added = q @ dk.permute(0, 3, 1, 4, 2)
+        else:  # they all ask the same
+            added = (
+                (q[:, :, 0] @ dk.permute(0, 3, 4, 1, 2).flatten(3)).unflatten(3, dk.shape[1:3]).movedim(3, 2)
+            )
+            scores = scores.repeat(1, 1, n_patches, 1, 1)
+        pattern = self.pattern(layer, columns.add(scores, added), to, n_keys)
+        z = (pattern.flatten(2, 3) @ v[:, :n_keys].transpose(1, 2)).unflatten(2, pattern.shape[2:4])
+        z = z + columns.of(pattern) @ dv.permute(0, 3, 1, 2, 4)
+        return z.permute(0, 2, 3, 1, 4)
+
+    def _projections(self, layer: int) -> tuple[Float[Tensor, "d_model qkv"], Float[Tensor, " qkv"]]:
+        """Queries', keys' and values' matrices side by side, and their biases."""
+        if layer not in self._weights:
+            attn = self.model.blocks[layer].attn
+            flat = [weight.transpose(0, 1).flatten(1) for weight in (attn.W_Q, attn.W_K, attn.W_V)]
+            biases = [bias.flatten() for bias in (attn.b_Q, attn.b_K, attn.b_V)]
+            self._weights[layer] = torch.cat(flat, 1), torch.cat(biases)
+        return self._weights[layer]
 
     def pattern(
         self, layer: int, scores: Float[Tensor, "batch head patch to key"], to: Tensor, n_keys: int
     ) -> Float[Tensor, "batch head patch to key"]:
-        """The pattern of raw products of queries and keys."""
+        """The pattern of raw products of queries and keys, which are overwritten."""
         attn, keys = self.model.blocks[layer].attn, self.everywhere[:n_keys]
-        scores = scores / attn.attn_scale
+        scores = scores.div_(attn.attn_scale)
         if self.cfg.positional_embedding_type == "alibi":
-            scores = scores + alibi_bias(self.cfg.n_heads, to, keys).to(scores.dtype)[:, None]
+            scores += alibi_bias(self.cfg.n_heads, to, keys).to(scores.dtype)[:, None]
         mask = None if self.mask is None else self.mask[:, :n_keys]
         allowed = View.of(to, keys, self.causal, mask).allowed
         if allowed is not None:
             allowed = allowed[:, :, None]
-            scores = scores.masked_fill(~allowed, attn.masked)
+            scores = scores.masked_fill_(~allowed, attn.masked)
         return attn.normalise(scores, allowed, dim=-1)
 
     def _feed_forward(self, layer: int, at: Tensor, mid: Tensor, pins: Pins | None) -> Tensor:
@@ -196,32 +231,48 @@ class Rerun(Entrances, Paths):
         if self.cfg.attn_only:
             return mid
         block = self.model.blocks[layer]
-        written = block.mlp(block.ln2(mid))
+        written = block.mlp(_normed(block.ln2, mid))
         if pins is not None and bool(pins.mlps[:, layer].any()):
-            written = torch.where(pins.mlps[:, layer, None, None], pins.mlp_out[layer][:, None, at], written)
+            held = self._at(pins.mlp_out[layer], at)
+            written = torch.where(pins.mlps[:, layer, None, None], held, written)
         return mid + written
 
-    def _moved(self, base: Tensor, at: Tensor, to: Tensor, new: Tensor) -> Tensor:
-        """An intact activation at ``to``, with what is new ``at`` some positions put in its place."""
-        if torch.equal(at, to):
+    def _at(self, base: Float[Tensor, "batch pos *more"], at: Tensor) -> Float[Tensor, "batch _ at *more"]:
+        """An intact activation at each patch's positions."""
+        return base[:, None, _slice(at[0])] if len(at) == 1 else base[:, at]
+
+    def _put(
+        self,
+        base: Float[Tensor, "batch pos *more"],
+        at: Int[Tensor, "#patch at"],
+        to: Int[Tensor, " to"],
+        there: Bool[Tensor, "#patch at"],
+        new: Tensor,
+        picked: bool = False,
+        patches: int = 0,
+    ) -> Float[Tensor, "batch _ to *more"]:
+        """An intact activation at ``to``, with what is new in its place where a patch's position is there."""
+        if len(at) == 1 and torch.equal(at[0], to):
             return new
-        moved = base[:, None, to].expand(-1, new.shape[1], *base[:, to].shape[1:]).clone()
-        both = torch.isin(at, to)
-        moved[:, :, torch.isin(to, at)] = new if bool(both.all()) else new[:, :, both]
+        if not bool(there.any()):
+            return base[:, None, to]
+        moved = base[:, None, to].repeat(1, patches or new.shape[1], *[1] * (base.ndim - 1))
+        new = new if picked else _pick(new, there)
+        if len(at) == 1:
+            moved[:, :, torch.isin(to, at[0])] = new
+        else:
+            moved[:, there.nonzero()[:, 0], torch.searchsorted(to, at[there])] = new
         return moved
 
     def read_out(self, at: Tensor, stream: Tensor) -> Float[Tensor, "patch batch read out"]:
         """The outputs at the positions read, from the stream after the last block."""
-        new = self.model.unembed(self.model.ln_final(stream)).transpose(0, 1)
-        if self.read.ndim == 1 and torch.equal(self.read, at):
+        new = self.model.unembed(_normed(self.model.ln_final, stream)).transpose(0, 1)
+        if len(at) == 1 and self.read.ndim == 1 and torch.equal(self.read, at[0]):
             return new
-        outputs = self.intact.expand(len(new), *self.intact.shape).clone()
-        read = self.read.expand(len(self.intact), -1).contiguous()
-        place = torch.searchsorted(at, read).clamp(max=len(at) - 1)
-        changed = at[place] == read
-        rows = torch.arange(len(read), device=read.device)[:, None].expand_as(read)
-        outputs[:, changed] = new[:, rows[changed], place[changed]]
-        return outputs
+        read = self.read.expand(len(self.intact), -1)
+        here = at[:, None, None] == read[:, :, None]  # patch, batch, read, at
+        new = new.gather(2, here.int().argmax(-1)[..., None].expand(len(new), -1, -1, new.shape[-1]))
+        return torch.where(here.any(-1, keepdim=True), new, self.intact)
 
     # ---- sets of components -------------------------------------------------------------
 
@@ -251,12 +302,44 @@ class Rerun(Entrances, Paths):
             dz = z[first][:, at] - self.base(first, "attn.hook_z")[:, at]
             written = torch.einsum("bthe,hed->bhtd", dz, self.model.blocks[first].attn.W_O)
             delta = torch.einsum("mh,bhtd->bmtd", heads[:, first].to(dz.dtype), written).expand(shape)
-        outputs = self.outputs(Change(first, "mid", at, delta), pins)
+        outputs = self.outputs(Change(first, "mid", at[None], delta), pins)
         assert outputs is not None
         return outputs
 
 
+class _Columns:
+    """The keys at each patch's positions, of scores and patterns ``[batch, head, patch, to, key]``."""
+
+    def __init__(self, at: Int[Tensor, "#patch at"]) -> None:
+        self.shared = _slice(at[0]) if len(at) == 1 else None
+        self.index = at[:, None]
+
+    def add(self, scores: Tensor, added: Tensor) -> Tensor:
+        """The scores with something added there, in place."""
+        if self.shared is not None:
+            scores[..., self.shared] += added
+            return scores
+        return scores.scatter_add_(-1, self.index.expand_as(added), added)
+
+    def of(self, pattern: Tensor) -> Tensor:
+        """The pattern there."""
+        if self.shared is not None:
+            return pattern[..., self.shared]
+        return pattern.gather(-1, self.index.expand(*pattern.shape[:-1], -1))
+
+
+def _normed(ln: nn.Module, x: Tensor) -> Tensor:
+    return ln.without_hooks(x) if isinstance(ln, Normalisation) else x
+
+
+def _pick(x: Tensor, chosen: Bool[Tensor, "#patch at"]) -> Tensor:
+    """Some of ``[batch, patch, at, ...]``: of all patches alike, or one by one, ``[batch, some, ...]``."""
+    if len(chosen) > 1:
+        return x[:, chosen]
+    return x if bool(chosen.all()) else x[:, :, chosen[0]]
+
+
 def _slice(at: Int[Tensor, " at"]) -> slice | Tensor:
     """The same positions as a slice, which copies nothing, where they are consecutive."""
-    start, stop = int(at[0]), int(at[-1]) + 1
+    start, stop = (int(at[0]), int(at[-1]) + 1) if len(at) else (0, 0)
     return slice(start, stop) if stop - start == len(at) else at

@@ -12,8 +12,8 @@ ROWS = 5
 READS = {"last": [-1], "all": None, "two": [1, 3], "each": "each"}
 
 
-def setting(kind, read="last", side=None):
-    model = network(kind).eval()
+def setting(kind, read="last", side=None, **options):
+    model = network(kind, **options).eval()
     x, donor = inputs(model, ROWS), inputs(model, ROWS, seed=9)
     at = torch.tensor([[0], [4], [2], [2], [1]]) if READS[read] == "each" else READS[read]
     forward = {"read": at, "attention_mask": padding(side, ROWS)}
@@ -148,3 +148,29 @@ def test_a_patch_that_changes_nothing_or_cannot_be_seen_costs_nothing():
     )
     donor = own["blocks.1.attn.hook_z"] + 1
     assert rerun.outputs(rerun.enter_heads(1, "z", torch.tensor([1]), donor)) is None
+
+
+@pytest.mark.parametrize("read", ["last", "each"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_position_a_patch_of_its_own(kind, read):
+    model, x, forward, cache = setting(kind, read, n_layers=3)
+    at = torch.tensor([0, 2, 3])
+    for activation in ("z", "q", "pattern", "resid_pre", "attn_out"):
+        rerun = model.rerun(x, **forward, keep=[f"hook_{activation}"] if activation in STREAMS else [])
+        for layer in (0, 1):
+            donor = donor_of(model, cache, activation, layer)
+            if activation in STREAMS:
+                change = rerun.enter_stream(layer, activation, at, donor[:, None])
+            else:
+                change = rerun.enter_heads(layer, activation, at, donor)
+            found = rerun.outputs(change.apart()[[1, 2, 0]] if activation in STREAMS else change.apart())
+            if activation in STREAMS:
+                for row, position in enumerate([2, 3, 0]):
+                    agree(found[row], slow(model, x, forward, cache, activation, layer, position=[position]))
+                continue
+            for row, position in enumerate([0, 2, 3]):
+                for head in range(model.cfg.n_heads):
+                    agree(
+                        found[row * model.cfg.n_heads + head],
+                        slow(model, x, forward, cache, activation, layer, position=[position], head=head),
+                    )

@@ -10,8 +10,10 @@ from __future__ import annotations
 import torch
 
 from benchmarks.measure import alternate, show
+from mechinterp.analysis.patches import hook_of, patches_of
 from mechinterp.analysis.references import references
-from mechinterp.analysis.sweeps import Setting, hook_of, patches_of, sweep
+from mechinterp.analysis.setting import Setting
+from mechinterp.analysis.sweeps import sweep
 from mechinterp.hooks import Site, patch, run
 from mechinterp.models import HookedTransformer, TransformerConfig
 

@@ -26,8 +26,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import alternate, show
+from mechinterp.analysis.patches import donor_names, patches_of
 from mechinterp.analysis.patching import activation_patching
-from mechinterp.analysis.sweeps import Setting, donor_names, patches_of, sweep
+from mechinterp.analysis.setting import Setting
+from mechinterp.analysis.sweeps import sweep
 from mechinterp.hooks import ActivationCache
 from mechinterp.models import HookedTransformer, TransformerConfig
 

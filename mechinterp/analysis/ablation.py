@@ -17,18 +17,10 @@ from torch import Tensor
 from mechinterp.analysis.checks import check_inputs, check_model, chosen
 from mechinterp.analysis.effects import effects_result
 from mechinterp.analysis.gates import Gate, gated
+from mechinterp.analysis.patches import STREAMS, Patch, donor_names, patches_of
 from mechinterp.analysis.references import check_reference, references
-from mechinterp.analysis.sweeps import (
-    MEMORY,
-    STREAMS,
-    Metric,
-    Patch,
-    Progress,
-    Setting,
-    donor_names,
-    patches_of,
-    sweep,
-)
+from mechinterp.analysis.setting import MEMORY, Metric, Progress, Setting
+from mechinterp.analysis.sweeps import sweep
 from mechinterp.result import Result
 
 ACTIVATION = {"heads": "z", "mlps": "mlp_out", "neurons": "post"}

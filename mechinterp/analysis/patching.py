@@ -23,18 +23,9 @@ from mechinterp.analysis.checks import (
 )
 from mechinterp.analysis.effects import derangement, effects_result
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.sweeps import (
-    HEADS,
-    MEMORY,
-    NEURONS,
-    STREAMS,
-    Metric,
-    Progress,
-    Setting,
-    donor_names,
-    patches_of,
-    sweep,
-)
+from mechinterp.analysis.patches import HEADS, NEURONS, STREAMS, donor_names, patches_of
+from mechinterp.analysis.setting import MEMORY, Metric, Progress, Setting
+from mechinterp.analysis.sweeps import sweep
 from mechinterp.result import Result
 
 AXES = (

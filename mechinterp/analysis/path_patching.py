@@ -17,7 +17,8 @@ from torch import Tensor
 from mechinterp.analysis.checks import check_inputs, check_model, check_pair
 from mechinterp.analysis.effects import derangement, effects_result
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.sweeps import Metric, Progress, Setting, activations, hook_of
+from mechinterp.analysis.patches import hook_of
+from mechinterp.analysis.setting import Metric, Progress, Setting, activations
 from mechinterp.hooks import Edit, Site, patch, run_with_cache
 from mechinterp.result import Result
 

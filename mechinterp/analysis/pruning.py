@@ -21,8 +21,8 @@ from mechinterp.analysis.checks import check_inputs, check_model
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.references import references
 from mechinterp.analysis.sets import Component, ablate_sets, check_components, components_of
+from mechinterp.analysis.setting import MEMORY, Metric, Progress, Setting
 from mechinterp.analysis.statistics import bootstrap_means
-from mechinterp.analysis.sweeps import MEMORY, Metric, Progress, Setting
 from mechinterp.hooks import Edit, Site
 from mechinterp.result import Result
 

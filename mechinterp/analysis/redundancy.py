@@ -20,8 +20,8 @@ from mechinterp.analysis.effects import beyond, effects_result
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.references import references
 from mechinterp.analysis.sets import Component, ablate_sets, check_components, components_of
+from mechinterp.analysis.setting import MEMORY, Metric, Progress, Setting
 from mechinterp.analysis.statistics import benjamini_hochberg, sign_flip_p_values
-from mechinterp.analysis.sweeps import MEMORY, Metric, Progress, Setting
 from mechinterp.result import Result
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechinterp.analysis.sweeps import activations
+from mechinterp.analysis.setting import activations
 
 
 @torch.no_grad()

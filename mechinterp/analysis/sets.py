@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechinterp.analysis.sweeps import Progress, Setting, hook_of
+from mechinterp.analysis.patches import hook_of, parts
+from mechinterp.analysis.setting import Progress, Setting
 from mechinterp.hooks import Edit, Site
 
 
@@ -80,12 +81,11 @@ def ablate_sets(
 def _chunks(setting: Setting, sets: Sequence[Collection[Component]]) -> Iterator[list[int]]:
     """Sets of the same first layer, as many as memory allows."""
     cfg = setting.model.cfg
-    wide = max(cfg.d_mlp or 0, 4 * cfg.d_model, cfg.n_heads * setting.inputs.shape[1], cfg.d_vocab_out)
-    size = max(1, setting.memory // (setting.inputs.shape[0] * setting.inputs.shape[1] * wide * 4))
+    size = max(1, setting.memory // (setting.inputs.shape[1] * setting.bytes_a_position))
     first = [min((c.layer for c in some), default=cfg.n_layers) for some in sets]
     for layer in sorted(set(first)):
         same = [which for which in range(len(sets)) if first[which] == layer]
-        yield from (same[start : start + size] for start in range(0, len(same), size))
+        yield from parts(same, size)
 
 
 def _reruns(

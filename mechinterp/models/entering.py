@@ -22,7 +22,9 @@ STAGES: dict[str, Stage] = {
     "resid_mid": "mid",
     "mlp_out": "post",
     "resid_post": "post",
-}
+    "post": "post",
+} | dict.fromkeys(("q", "k", "v", "z", "pattern"), "mid")
+"""Where in a layer a change of each activation joins the stream, as ``Change`` has it."""
 
 
 @dataclass(frozen=True)

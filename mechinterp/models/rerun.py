@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from mechinterp.hooks import run_with_cache
 from mechinterp.models.attention import View
-from mechinterp.models.entering import Change, Entrances, Stage
+from mechinterp.models.changed_keys import ChangedKeys, stretch
+from mechinterp.models.entering import STAGES, Change, Entrances, Stage
 from mechinterp.models.linear import affine
 from mechinterp.models.normalisation import Normalisation
 from mechinterp.models.paths import Paths
@@ -109,15 +110,15 @@ class Rerun(Entrances, Paths):
             at, stream = self._block(later, at, stream, pins)
         return self.read_out(at, stream) if at.shape[1] else None
 
-    def heard(self, layer: int, stage: str) -> Int[Tensor, " at"]:
-        """The positions at which a change of the stream can reach what is read."""
-        if stage == "pre" and layer == self.cfg.n_layers - 1:
+    def heard(self, layer: int, activation: str) -> Int[Tensor, " at"]:
+        """The positions at which what a change of an activation writes can reach what is read."""
+        if STAGES[activation] == "pre" and layer == self.cfg.n_layers - 1:
             return self.everywhere[: int(self.needed[-1]) + 1] if self.causal else self.everywhere
         return self.matter(layer)
 
-    def breadth(self, layer: int, stage: str, position: int) -> int:
+    def breadth(self, layer: int, activation: str, position: int) -> int:
         """At how many positions a layer is worked out, at most, after a change at one."""
-        following = range(layer + (stage != "pre"), self.cfg.n_layers)
+        following = range(layer + (STAGES[activation] != "pre"), self.cfg.n_layers)
         at = self.everywhere[position : position + 1]
         return max([1, *(len(self.reach(later, at)) for later in following)])
 
@@ -185,22 +186,9 @@ class Rerun(Entrances, Paths):
             asked = at[asking] if len(at) > 1 else at[:, asking[0]]
             new_q, new_k = attn.rotary(new_q, asked), attn.rotary(new_k, at)
         q = self._put(self.base(layer, "q"), at, to, asking, new_q, picked=True, patches=n_patches)
-        k, v = self.base(layer, "k"), self.base(layer, "attn.hook_v")
-        dk, dv = new_k - self._at(k, at), new_v - self._at(v, at)
-        columns = _Columns(at)
-        q, k = q.permute(0, 3, 1, 2, 4), k[:, :n_keys].permute(0, 2, 3, 1)
-        scores = (q.flatten(2, 3) @ k).unflatten(2, q.shape[2:4])
-        if q.shape[2] == n_patches:
-            added = q @ dk.permute(0, 3, 1, 4, 2)
-        else:  # they all ask the same
-            added = (
-                (q[:, :, 0] @ dk.permute(0, 3, 4, 1, 2).flatten(3)).unflatten(3, dk.shape[1:3]).movedim(3, 2)
-            )
-            scores = scores.repeat(1, 1, n_patches, 1, 1)
-        pattern = self.pattern(layer, columns.add(scores, added), to, n_keys)
-        z = (pattern.flatten(2, 3) @ v[:, :n_keys].transpose(1, 2)).unflatten(2, pattern.shape[2:4])
-        z = z + columns.of(pattern) @ dv.permute(0, 3, 1, 2, 4)
-        return z.permute(0, 2, 3, 1, 4)
+        k, v = (self.base(layer, name)[:, :n_keys] for name in ("k", "attn.hook_v"))
+        keys = ChangedKeys(k, v, at, new_k, new_v)
+        return keys.mix(self.pattern(layer, keys.scores(q), to, n_keys))
 
     def _projections(self, layer: int) -> tuple[Float[Tensor, "d_model qkv"], Float[Tensor, " qkv"]]:
         """Queries', keys' and values' matrices side by side, and their biases."""
@@ -239,7 +227,7 @@ class Rerun(Entrances, Paths):
 
     def _at(self, base: Float[Tensor, "batch pos *more"], at: Tensor) -> Float[Tensor, "batch _ at *more"]:
         """An intact activation at each patch's positions."""
-        return base[:, None, _slice(at[0])] if len(at) == 1 else base[:, at]
+        return base[:, None, stretch(at[0])] if len(at) == 1 else base[:, at]
 
     def _put(
         self,
@@ -307,27 +295,6 @@ class Rerun(Entrances, Paths):
         return outputs
 
 
-class _Columns:
-    """The keys at each patch's positions, of scores and patterns ``[batch, head, patch, to, key]``."""
-
-    def __init__(self, at: Int[Tensor, "#patch at"]) -> None:
-        self.shared = _slice(at[0]) if len(at) == 1 else None
-        self.index = at[:, None]
-
-    def add(self, scores: Tensor, added: Tensor) -> Tensor:
-        """The scores with something added there, in place."""
-        if self.shared is not None:
-            scores[..., self.shared] += added
-            return scores
-        return scores.scatter_add_(-1, self.index.expand_as(added), added)
-
-    def of(self, pattern: Tensor) -> Tensor:
-        """The pattern there."""
-        if self.shared is not None:
-            return pattern[..., self.shared]
-        return pattern.gather(-1, self.index.expand(*pattern.shape[:-1], -1))
-
-
 def _normed(ln: nn.Module, x: Tensor) -> Tensor:
     return ln.without_hooks(x) if isinstance(ln, Normalisation) else x
 
@@ -337,9 +304,3 @@ def _pick(x: Tensor, chosen: Bool[Tensor, "#patch at"]) -> Tensor:
     if len(chosen) > 1:
         return x[:, chosen]
     return x if bool(chosen.all()) else x[:, :, chosen[0]]
-
-
-def _slice(at: Int[Tensor, " at"]) -> slice | Tensor:
-    """The same positions as a slice, which copies nothing, where they are consecutive."""
-    start, stop = (int(at[0]), int(at[-1]) + 1) if len(at) else (0, 0)
-    return slice(start, stop) if stop - start == len(at) else at

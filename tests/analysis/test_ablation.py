@@ -10,7 +10,7 @@ from mechinterp.analysis.pruning import first_order_scores, prune
 from mechinterp.analysis.redundancy import pairwise_ablation
 from mechinterp.analysis.references import references
 from mechinterp.analysis.sets import Component, components_of
-from mechinterp.analysis.sweeps import Setting
+from mechinterp.analysis.setting import Setting
 from mechinterp.hooks import Site, mean, run, run_with_cache, zero
 
 X, HELD_OUT = tokens(0), tokens(1, rows=30)

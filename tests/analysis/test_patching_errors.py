@@ -113,9 +113,7 @@ def test_a_metric_that_breaks_on_the_way_says_in_which_patch():
         calls.append(1)
         return preference(outputs) / (0.0 if len(calls) == 4 else 1.0)
 
-    with pytest.raises(
-        ValueError, match=r"got .+ of example 0 in patch blocks.0.attn.hook_z\[position=\(0,\), "
-    ):
+    with pytest.raises(ValueError, match=r"got .+ of example 0 in Patch\(layer=0, positions=\(\d,\), head="):
         activation_patching(network(), ids(), ids(seed=1), metric)
 
 

@@ -45,6 +45,9 @@ NULLS = {
         f"{FOURIER}, together=", "random vector a residue, held out whole", reading.fourier_new_residues
     ),
     "erase_random": _null(ERASURE, "concept drawn at random", reading.erase_random),
+    "erase_everywhere": _null(
+        ERASURE, "random concept, three positions", reading.erase_random, site=reading.EVERY
+    ),
     "erase_unread": _null(ERASURE, "concept there, not read", reading.erase_planted, read=False),
     "cka_random": _null(CKA, "examples paired at random", reading.similar_random),
     "procrustes_random": _null(
@@ -52,9 +55,6 @@ NULLS = {
     ),
 }
 OPEN = {
-    "erase_everywhere": _open(
-        ERASURE, "random concept, three positions", reading.erase_random, site=reading.EVERY
-    ),
     "spectrum_random": _open(f"{SPECTRUM}, a band a value", "independent entries", reading.spectrum_trial),
     "fourier_copies": _open(
         FOURIER,

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 from mechinterp.analysis.erasure.erasers import (
@@ -23,11 +24,14 @@ from mechinterp.analysis.erasure.erasers import (
 )
 from mechinterp.analysis.erasure.readout import decodability, halve
 from mechinterp.analysis.gates import Gate, gated
+from mechinterp.analysis.jackknife import pseudo_values
 from mechinterp.analysis.statistics import bootstrap_interval, permutation_p_value
 from mechinterp.hooks import HookedRootModule, Site, resolve, run, run_with_cache
 from mechinterp.result import Result
 
 Metric = Callable[[Tensor], Tensor]
+GROUPS = 10
+"""In how many parts the examples of a fit are left out, to see whether its effect depends on them."""
 
 
 @torch.no_grad()
@@ -64,10 +68,11 @@ def erasure_effect(
     Returns:
         Dim ``eraser`` (leace, mean projection): how much the mean metric over held-out examples changes.
         Trivial is 0, the intact network; the control is the mean change by random erasers of LEACE's rank.
-        The interval is that of LEACE's change (bootstrap over held-out examples); ``p`` in the provenance is
-        the share of random erasers that change the metric as much. ``extra``: ``change`` (eraser, quantity:
-        mean, low, high), the control's included; ``readable`` (eraser: intact, leace, mean projection,
-        random), R² for numbers or accuracy for classes; ``random`` (measure: change, readable; draw).
+        The interval is that of LEACE's change (bootstrap over held-out examples). ``p`` in the provenance is
+        the share of random erasers that change the metric as much; or, if that is larger, the p-value of a
+        change that is not 0, given how it varies with the examples of the fit (jackknife). ``extra``:
+        ``change`` (eraser, quantity: mean, low, high), the control's included; ``readable`` (eraser: intact,
+        leace, mean projection, random), R² for numbers or accuracy for classes; ``random`` (measure: change, readable; draw).
 
     Raises:
         ValueError: a site that the model lacks, or of several hook points, or of single examples; fewer
@@ -93,6 +98,11 @@ def erasure_effect(
     fitted, random = _erasers(
         vectors[fit].flatten(0, 1), concept[fit].flatten(0, 1), site, shrinkage, draws, seed
     )
+
+    def by_leace(rows: Tensor) -> float:
+        x, about = (given[fit[rows]].flatten(0, 1) for given in (vectors, concept))
+        return float((scores(leace(x, about, shrinkage=shrinkage)) - intact).mean())
+
     own = {
         "site": str(site), "rank": fitted["leace"].rank, "n fitted": len(fit), "n held out": len(held),
         "draws": draws, "seed": seed, "eraser": str(fitted["leace"]), **_reader(concept[held]),
@@ -101,6 +111,7 @@ def erasure_effect(
         intact=intact,
         by_eraser=np.array([scores(eraser) for eraser in fitted.values()]),
         by_draw=np.array([scores(eraser) for eraser in random]),
+        of_fit=_p_of_fit(by_leace, len(fit), seed),
         found=[readable(eraser) for eraser in (None, *fitted.values())],
         found_by_draw=[readable(eraser) for eraser in random],
         provenance=gated(gate, {**(provenance or {}), **own}),
@@ -126,11 +137,21 @@ def _erasers(
     return {"leace": fitted, "mean projection": mean_projection(x, z)}, random
 
 
+def _p_of_fit(change: Callable[[Tensor], float], n: int, seed: int) -> float:
+    """Whether a change by an eraser differs from 0, given how it varies with the examples of the fit."""
+    try:
+        values = pseudo_values(change, n, groups=GROUPS, seed=seed)
+    except ValueError:  # without some of the examples there is no eraser
+        return 1.0
+    return 1.0 if np.ptp(values) == 0 else float(stats.ttest_1samp(values, 0.0).pvalue)
+
+
 def _result(
     *,
     intact: Float[np.ndarray, " n"],
     by_eraser: Float[np.ndarray, "eraser n"],
     by_draw: Float[np.ndarray, "draw n"],
+    of_fit: float,
     found: list[float],
     found_by_draw: list[float],
     provenance: Mapping[str, Any],
@@ -140,7 +161,7 @@ def _result(
     null = (by_draw - intact).mean(1)
     own = {
         "intact": round(float(intact.mean()), 6),
-        "p": round(permutation_p_value(abs(change[0, 0]), abs(null)), 4),
+        "p": round(max(of_fit, permutation_p_value(abs(change[0, 0]), abs(null))), 4),
         "readable intact": round(found[0], 4),
         "readable erased": round(found[1], 4),
     }

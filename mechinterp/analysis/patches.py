@@ -1,0 +1,96 @@
+"""What a sweep patches: one activation of one layer at a time, by TransformerLens's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, product
+from typing import Any
+
+from torch import Tensor
+
+from mechinterp.hooks import Site, resolve
+
+HEADS = ("q", "k", "v", "z", "pattern")
+STREAMS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+NEURONS = ("post",)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One activation of one layer takes a donor's values.
+
+    Args:
+        layer: which.
+        positions: where; of ``pattern``, the positions that ask.
+        head: one of them, or ``None`` for all.
+        neurons: some, or ``None`` for all.
+    """
+
+    layer: int
+    positions: tuple[int, ...]
+    head: int | None = None
+    neurons: tuple[int, ...] | None = None
+
+    def site(self, activation: str) -> Site:
+        """The same as a site."""
+        at: dict[str, Any] = {"query" if activation == "pattern" else "position": self.positions}
+        if self.head is not None:
+            at["head"] = self.head
+        if self.neurons is not None:
+            at["neuron"] = self.neurons
+        return Site.at(hook_of(activation, self.layer), **at)
+
+
+def patches_of(
+    axes: Mapping[str, Sequence[Any]], n_pos: int, groups: Mapping[Any, Sequence[int] | Tensor] | None = None
+) -> list[Patch]:
+    """A patch for each cell of some axes (layer, position, head, group), in their order."""
+    cells = (dict(zip(axes, cell)) for cell in product(*axes.values()))
+    return [
+        Patch(
+            cell["layer"],
+            (cell["position"],) if "position" in cell else tuple(range(n_pos)),
+            cell.get("head"),
+            tuple(map(int, (groups or {})[cell["group"]])) if "group" in cell else None,
+        )
+        for cell in cells
+    ]
+
+
+def hook_of(activation: str, layer: int) -> str:
+    """The hook name of an activation's short name."""
+    place = "attn." if activation in HEADS else "mlp." if activation in NEURONS else ""
+    return f"blocks.{layer}.{place}hook_{activation}"
+
+
+def donor_names(model: Any, activation: str, layers: Sequence[int]) -> list[str]:
+    """The hook names that a donor's run must keep: the activation's, and for reruns the same rotated."""
+    names = [hook_of(activation, layer) for layer in layers]
+    for name in names:
+        resolve(model, Site(name))
+        own = model.hook_dict[name].name  # TransformerLens 4's bridge has several names for a hook point
+        if activation == "resid_mid" and own != name:
+            raise ValueError(
+                f"expected {name} to be the residual stream, got {own}, a copy that only the MLP reads; take "
+                "attn_out or the resid_pre of the next layer"
+            )
+    rotates = activation in ("q", "k") and hasattr(model, "rerun")
+    turned = [name.replace("hook_", "hook_rot_") for name in names] if rotates else []
+    return names + [name for name in turned if name in model.hook_dict]
+
+
+def grouped(
+    key: Callable[[Patch], Any], patches: list[Patch], some: Sequence[int] | None = None
+) -> Iterator[tuple[Any, list[int]]]:
+    """The places in the list of the patches, or of some of them, that have a key in common."""
+    order = sorted(range(len(patches)) if some is None else some, key=lambda which: key(patches[which]))
+    for common, some in groupby(order, key=lambda which: key(patches[which])):
+        yield common, list(some)
+
+
+def parts(some: list, size: int) -> Iterator[list]:
+    """Parts of no more than that size, about as large as one another."""
+    count = -(-len(some) // size)
+    for part in range(count):
+        yield some[len(some) * part // count : len(some) * (part + 1) // count]

@@ -1,0 +1,110 @@
+"""What all patches of a sweep share: the network, its inputs, and what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechinterp.analysis.checks import check_metric, check_read
+from mechinterp.hooks import Edit, Site, run, run_with_cache
+
+Metric = Callable[[Tensor], Tensor]
+"""Takes outputs ``[batch, read, d_out]``, gives one number for each example, ``[batch]``."""
+Progress = Callable[[int, int], None]
+"""Told how many patches are done, of how many."""
+
+MEMORY = 5 << 20
+"""Bytes for the activations of one batch of patches: about what stays in a processor's cache."""
+ROUNDINGS = 16
+"""Effects up to so many times a jitter of the last bit count as none."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all patches of a sweep share.
+
+    Args:
+        model: in evaluation mode.
+        inputs: of the run that is patched, ``[batch, pos]`` ids or ``[batch, pos, d_input]``.
+        metric: what is measured, one number for each example.
+        read: positions whose outputs the metric takes, for all examples or ``[batch, read]``.
+        attention_mask: true at real tokens, ``[batch, pos]``.
+        memory: bytes for the activations of one batch of patches.
+    """
+
+    model: Any
+    inputs: Tensor
+    metric: Metric
+    read: Sequence[int] | Tensor = (-1,)
+    attention_mask: Tensor | None = None
+    memory: int = MEMORY
+
+    def __post_init__(self) -> None:
+        check_read(self.read, self.inputs)
+
+    @torch.no_grad()
+    def outputs(self, times: int = 1, edits: Sequence[Edit] = ()) -> Float[Tensor, "row read out"]:
+        """Outputs at the positions read, of the batch repeated a number of times."""
+        return self.forward(times, edits)
+
+    def forward(self, times: int = 1, edits: Sequence[Edit] = ()) -> Float[Tensor, "row read out"]:
+        """The same, with gradients if they are on."""
+        inputs = self.inputs.repeat(times, *[1] * (self.inputs.ndim - 1))
+        forward = self.masked(times)
+        read = torch.as_tensor(self.read, device=inputs.device)
+        read = read.repeat(times, 1) if read.ndim == 2 else read
+        if hasattr(self.model, "rerun"):
+            # Without any hook it would compute less and round otherwise: an intact run has one too.
+            own = "blocks.0.hook_resid_pre"
+            return run_with_cache(self.model, inputs, edits=edits, names=own, read=read, **forward)[0]
+        logits = run(self.model, inputs, edits=edits, **forward)
+        at = (read % inputs.shape[1]).expand(len(inputs), -1)
+        return logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1]))
+
+    @torch.no_grad()
+    def activations(self, names: Sequence[str]) -> dict[str, Float[Tensor, "batch ..."]]:
+        """Activations of the intact run, by hook name."""
+        return activations(self.model, self.inputs, names, self.attention_mask)
+
+    def masked(self, times: int = 1) -> dict[str, Any]:
+        """The attention mask as ``forward`` takes it, of the batch repeated a number of times."""
+        return {} if self.attention_mask is None else {"attention_mask": self.attention_mask.repeat(times, 1)}
+
+    def measure(self, outputs: Float[Tensor, "batch read out"], what: object) -> Float[Tensor, " batch"]:
+        """The metric of a batch, checked."""
+        with torch.no_grad():
+            values = self.metric(outputs)
+        return check_metric(values, len(self.inputs), what).cpu().double()
+
+    def rounding(self, before: Float[Tensor, " batch"]) -> float:
+        """What counts as rounding in the metric: ``ROUNDINGS`` times the most by which it changes in any
+        example when every residual stream is jittered by the last bit of its numbers."""
+
+        def jitter(stream: Tensor, _: str) -> Tensor:
+            signs = torch.randint(2, stream.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+            return stream * (1 + torch.finfo(stream.dtype).eps * signs.to(stream))
+
+        outputs = self.outputs(edits=[Edit(Site("blocks.*.hook_resid_p*"), jitter, "rounding")])
+        return ROUNDINGS * (self.measure(outputs, "the jittered run") - before).abs().max().item()
+
+    @property
+    def bytes_a_position(self) -> int:
+        """What one patch takes at one position, at the widest place of the network."""
+        cfg = self.model.cfg
+        wide = max(cfg.d_mlp or 0, 4 * cfg.d_model, cfg.n_heads * self.inputs.shape[1], cfg.d_vocab_out)
+        return 4 * len(self.inputs) * wide
+
+
+@torch.no_grad()
+def activations(
+    model: Any, inputs: Tensor, names: Sequence[str], attention_mask: Tensor | None = None
+) -> dict[str, Float[Tensor, "batch ..."]]:
+    """Activations of a run, by hook name."""
+    masked = {} if attention_mask is None else {"attention_mask": attention_mask}
+    _, cache = run_with_cache(model, inputs, names=names, **masked)
+    return {name: cache[name] for name in names}

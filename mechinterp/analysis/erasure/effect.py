@@ -72,7 +72,8 @@ def erasure_effect(
         the share of random erasers that change the metric as much; or, if that is larger, the p-value of a
         change that is not 0, given how it varies with the examples of the fit (jackknife). ``extra``:
         ``change`` (eraser, quantity: mean, low, high), the control's included; ``readable`` (eraser: intact,
-        leace, mean projection, random), R² for numbers or accuracy for classes; ``random`` (measure: change, readable; draw).
+        leace, mean projection, random), R² for numbers or accuracy for classes; ``random`` (measure: change,
+        readable; draw).
 
     Raises:
         ValueError: a site that the model lacks, or of several hook points, or of single examples; fewer

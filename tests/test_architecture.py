@@ -9,13 +9,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mechinterp"
 GROUND = {"files", "hooks", "records", "result"}
 MAY_IMPORT = {
+    "automata": set(),
     "files": set(),
     "hooks": set(),
     "records": {"files"},
     "result": {"files", "records"},
-    "tasks": set(),
+    "tasks": {"automata"},
     "models": {"hooks", "tasks"},
-    "constructions": {"tasks", "models"},
+    "constructions": {"tasks", "models", "automata"},
     "training": {"files", "hooks", "models", "tasks.base"},
     "analysis": {"hooks", "result", "tasks.base"},
     "figures": {"result"},

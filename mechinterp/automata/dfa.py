@@ -1,0 +1,176 @@
+"""Deterministic finite automata as dense tables, and the states that words lead through.
+
+A prefix has one of three classes: it is accepted; or it is incomplete, so that some continuation is; or
+it is rejected, since none is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+CLASSES = ("reject", "incomplete", "accept")
+REJECT, INCOMPLETE, ACCEPT = range(3)
+PAD = -1
+"""Stands behind the end of a word in a batch of words."""
+
+
+@dataclass(frozen=True, eq=False)
+class DFA:
+    """A complete deterministic automaton that starts in state 0.
+
+    Args:
+        alphabet: its symbols, one character each.
+        table: the next state, by state and symbol.
+        accepting: which states accept.
+
+    Raises:
+        ValueError: symbols that repeat, or a table that does not fit them or names a state that is not there.
+    """
+
+    alphabet: str
+    table: Int[Tensor, "state symbol"]
+    accepting: Bool[Tensor, " state"]
+
+    def __post_init__(self) -> None:
+        check_alphabet(self.alphabet)
+        states = len(self.accepting)
+        if self.table.shape != (states, len(self.alphabet)) or states == 0:
+            raise ValueError(
+                f"expected a table of {states} states (as accepting has) by {len(self.alphabet)} symbols, at "
+                f"least one of each, got {list(self.table.shape)}"
+            )
+        if int(self.table.min()) < 0 or int(self.table.max()) >= states:
+            raise ValueError(
+                f"expected next states in [0, {states}), got {int(self.table.min())} to "
+                f"{int(self.table.max())}; add a state that nothing leaves for words that have failed"
+            )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether alphabet, table and accepting states are the same, state for state."""
+        if not isinstance(other, DFA):
+            return NotImplemented
+        same = self.alphabet == other.alphabet and self.table.shape == other.table.shape
+        return same and bool((self.table == other.table).all() & (self.accepting == other.accepting).all())
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def n_states(self) -> int:
+        """How many states there are, those that only reject included."""
+        return len(self.accepting)
+
+    @property
+    def n_symbols(self) -> int:
+        """How many symbols there are."""
+        return len(self.alphabet)
+
+    @cached_property
+    def classes(self) -> Int[Tensor, " state"]:
+        """``REJECT``, ``INCOMPLETE`` or ``ACCEPT``: what a prefix is that leads to each state."""
+        hopeful = self.accepting.clone()
+        while not torch.equal(wider := hopeful | hopeful[self.table].any(1), hopeful):
+            hopeful = wider
+        return torch.where(self.accepting, ACCEPT, torch.where(hopeful, INCOMPLETE, REJECT))
+
+    @cached_property
+    def matrices(self) -> Float[Tensor, "symbol state next"]:
+        """A matrix for each symbol with a 1 from every state to the next (rows are states)."""
+        return torch.nn.functional.one_hot(self.table, self.n_states).float().transpose(0, 1)
+
+    def encode(self, words: Sequence[str]) -> Int[Tensor, "word longest"]:
+        """Symbols by number, ``PAD`` behind the end of shorter words.
+
+        Raises:
+            ValueError: a symbol that is not in the alphabet.
+        """
+        number = {symbol: i for i, symbol in enumerate(self.alphabet)}
+        ids = torch.full((len(words), max(map(len, words), default=0)), PAD)
+        for row, word in zip(ids, words):
+            if strange := set(word) - number.keys():
+                raise ValueError(f"expected symbols of {self.alphabet!r}, got {sorted(strange)} in {word!r}")
+            row[: len(word)] = torch.tensor([number[symbol] for symbol in word], dtype=torch.long)
+        return ids
+
+    def decode(self, ids: Int[Tensor, "word length"]) -> list[str]:
+        """Words of symbols by number; ``PAD`` is left out."""
+        return ["".join(self.alphabet[i] for i in row if i != PAD) for row in ids.tolist()]
+
+    def trace(self, ids: Int[Tensor, "word length"]) -> Int[Tensor, "word prefix"]:
+        """The state after every prefix, the empty one included; behind the end it stays.
+
+        Args:
+            ids: symbols by number, as from ``encode``.
+        """
+        stays = torch.arange(self.n_states)[:, None]
+        flat = torch.cat((self.table, stays), 1).flatten()  # PAD, which is -1, stands for the last column
+        steps = torch.where(ids == PAD, self.n_symbols, ids).T.contiguous()
+        states = torch.zeros(ids.shape[1] + 1, len(ids), dtype=torch.long)
+        for t, symbols in enumerate(steps):
+            torch.take(flat, states[t] * (self.n_symbols + 1) + symbols, out=states[t + 1])
+        return states.T
+
+    def classify(self, ids: Int[Tensor, "word length"]) -> Int[Tensor, "word prefix"]:
+        """The class of every prefix, the empty one included."""
+        return self.classes[self.trace(ids)]
+
+    def accepts(self, word: str) -> bool:
+        """Whether a word is in the language."""
+        return bool(self.accepting[self.trace(self.encode([word]))[0, -1]])
+
+    def minimal(self) -> DFA:
+        """The automaton of the same language with the fewest states, numbered by breadth from the start.
+
+        Two automata have the same language just if their minimal ones are equal.
+        """
+        reached = self._breadth_first()
+        place = torch.full((self.n_states,), PAD)
+        place[reached] = torch.arange(len(reached))
+        table, label = place[self.table[reached]], self.accepting[reached].long()
+        count = len(label.unique())
+        while True:  # Moore (1956): states that differ are told apart by longer and longer words
+            for column in table.T:
+                label = (label * len(table) + label[column]).unique(return_inverse=True)[1]
+            if len(label.unique()) == count:
+                break
+            count = len(label.unique())
+        one = torch.empty(count, dtype=torch.long)
+        one[label] = torch.arange(len(label))
+        merged = DFA(self.alphabet, label[table[one]], self.accepting[reached][one])
+        return merged._started_at(int(label[0]))
+
+    def _started_at(self, state: int) -> DFA:
+        """The same with states numbered by breadth from one of them; all must be in reach."""
+        order = self._breadth_first(state)
+        place = torch.empty(self.n_states, dtype=torch.long)
+        place[order] = torch.arange(len(order))
+        return DFA(self.alphabet, place[self.table[order]], self.accepting[order])
+
+    def _breadth_first(self, start: int = 0) -> Int[Tensor, " reached"]:
+        """States in reach, nearest first, in the order of the symbols."""
+        rows, seen, order = self.table.tolist(), {start}, [start]
+        for state in order:
+            for after in rows[state]:
+                if after not in seen:
+                    seen.add(after)
+                    order.append(after)
+        return torch.tensor(order)
+
+
+def check_alphabet(alphabet: str) -> None:
+    """Refuse an alphabet without symbols, or with one twice.
+
+    Raises:
+        ValueError: as said.
+    """
+    if not alphabet or len(set(alphabet)) < len(alphabet):
+        twice = sorted({symbol for symbol in alphabet if alphabet.count(symbol) > 1})
+        raise ValueError(
+            f"expected an alphabet of different characters, at least one, got {alphabet!r}"
+            + (f" with {twice} more than once" if twice else "")
+        )

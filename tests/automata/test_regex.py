@@ -74,9 +74,9 @@ def test_words_are_accepted_just_if_python_matches_them(pattern, seed):
     ],
 )
 def test_real_patterns_compile_quickly(pattern, yes, no):
-    start = time.perf_counter()
+    start = time.process_time()
     dfa = compile_regex(pattern, REAL)
-    assert time.perf_counter() - start < 1.0  # .005 here; .1 is asked for, on a machine that is not shared
+    assert time.process_time() - start < 1.0  # .005 here; .1 is asked for, on a machine that is not shared
     assert dfa.accepts(yes)
     assert not dfa.accepts(no)
 
@@ -100,10 +100,10 @@ def test_real_patterns_compile_quickly(pattern, yes, no):
     ],
 )
 def test_what_is_not_regular_or_too_large_is_refused_by_name(pattern, said):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ValueError, match=said):
         compile_regex(pattern, LETTERS)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("alphabet", ["", "aba"])

@@ -2,5 +2,14 @@
 
 import importlib
 
-for name in ("import_time", "step_time", "time_to_grok", "patching", "ablation", "probes", "cache_memory"):
+for name in (
+    "import_time",
+    "step_time",
+    "time_to_grok",
+    "patching",
+    "ablation",
+    "probes",
+    "cache_memory",
+    "automata",
+):
     importlib.import_module(f"benchmarks.{name}").main()

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 CLASSES = ("reject", "incomplete", "accept")
@@ -106,18 +108,31 @@ class DFA:
 
         Args:
             ids: symbols by number, as from ``encode``.
+
+        Raises:
+            ValueError: a number that is no symbol's.
         """
-        stays = torch.arange(self.n_states)[:, None]
-        flat = torch.cat((self.table, stays), 1).flatten()  # PAD, which is -1, stands for the last column
-        steps = torch.where(ids == PAD, self.n_symbols, ids).T.contiguous()
-        states = torch.zeros(ids.shape[1] + 1, len(ids), dtype=torch.long)
-        for t, symbols in enumerate(steps):
-            torch.take(flat, states[t] * (self.n_symbols + 1) + symbols, out=states[t + 1])
-        return states.T
+        return torch.from_numpy(self._states(ids)).T
 
     def classify(self, ids: Int[Tensor, "word length"]) -> Int[Tensor, "word prefix"]:
         """The class of every prefix, the empty one included."""
-        return self.classes[self.trace(ids)]
+        return torch.from_numpy(self.classes.numpy().take(self._states(ids))).T
+
+    def _states(self, ids: Int[Tensor, "word length"]) -> NDArray[np.int64]:
+        """The trace by prefix and word: numpy steps through words a few times faster than torch."""
+        if ids.numel() and (int(ids.min()) < PAD or int(ids.max()) >= self.n_symbols):
+            raise ValueError(
+                f"expected symbols in [0, {self.n_symbols}) or {PAD} behind the end, got {int(ids.min())} to "
+                f"{int(ids.max())}; see encode"
+            )
+        stays = torch.arange(self.n_states)[:, None]
+        flat = torch.cat((stays, self.table), 1).flatten().numpy()
+        steps = np.add(ids.numpy().T, 1, order="C")  # PAD, which is -1, stands for the first column
+        states = np.zeros((ids.shape[1] + 1, len(ids)), dtype=np.int64)
+        for t, symbols in enumerate(steps):
+            symbols += states[t] * (self.n_symbols + 1)
+            flat.take(symbols, out=states[t + 1], mode="clip")
+        return states
 
     def accepts(self, word: str) -> bool:
         """Whether a word is in the language."""

@@ -142,6 +142,7 @@ def test_words_that_are_rare_can_be_drawn():
         (lambda: DFA("ab", torch.tensor([[0, 1]]), torch.tensor([True])), "next states in \\[0, 1\\)"),
         (lambda: DFA("ab", torch.tensor([[0]]), torch.tensor([True])), "a table of 1 states"),
         (lambda: parity().encode(["abc"]), "symbols of 'ab', got \\['c'\\]"),
+        (lambda: parity().trace(torch.tensor([[2]])), "symbols in \\[0, 2\\)"),
         (lambda: cyclic(0), "at least one element"),
         (lambda: bounded_dyck(0), "at least 1 deep"),
         (lambda: random_dfa(3, 27), "1 to 26 symbols"),

@@ -18,8 +18,15 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
 
     The content goes to a temporary file in the same folder, is flushed to disk, and takes the
     file's name in one step.
+
+    Raises:
+        ValueError: the folder is not there.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(
+            f"expected a folder {path.parent} to write {path.name} to, found none; make it first"
+        )
     data = content.encode() if isinstance(content, str) else content
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -76,7 +76,7 @@ def ablation(
     axes = _axes(model, what, layers, groups, inputs.shape[1] if by_position else None)
     names = donor_names(model, ACTIVATION[what], axes["layer"])
     setting = Setting(model, inputs, metric, read, attention_mask, memory)
-    before = setting.measure(setting.outputs(), "the intact run")
+    before = setting.intact()
     own = setting.activations(names)
     becomes = references(
         model, names, reference, inputs, held_out,
@@ -147,7 +147,7 @@ def erase_directions(
     }
     names = donor_names(model, activation, axes["layer"])
     setting = Setting(model, inputs, metric, read, attention_mask)
-    before = setting.measure(setting.outputs(), "the intact run")
+    before = setting.intact()
     own = setting.activations(names)
     becomes = references(model, names, reference, inputs, held_out, attention_mask=attention_mask, seed=seed)
     patches = [Patch(layer, tuple(range(inputs.shape[1]))) for layer in axes["layer"]]

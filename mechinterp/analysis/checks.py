@@ -45,7 +45,7 @@ def check_inputs(inputs: Tensor, attention_mask: Tensor | None = None) -> None:
     """
     if len(inputs) < 2:
         raise ValueError(
-            f"expected at least 2 examples, got {len(inputs)}; one has no interval, control or test"
+            f"expected at least 2 examples, got {len(inputs)}, which has no interval or control; give more"
         )
     if attention_mask is None:
         return
@@ -67,11 +67,28 @@ def check_pair(clean: Tensor, corrupted: Tensor) -> None:
     Raises:
         ValueError: different shapes.
     """
+    for inputs in (clean, corrupted):
+        if not isinstance(inputs, Tensor) or inputs.ndim < 2:
+            got = f"shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
+            raise ValueError(
+                f"expected a tensor of ids [batch, pos] or vectors [batch, pos, d_input], got {got}; of a "
+                "batch give its inputs"
+            )
     if clean.shape != corrupted.shape:
         raise ValueError(
             f"expected clean and corrupted inputs of one shape, got {tuple(clean.shape)} and "
             f"{tuple(corrupted.shape)}; pair each clean example with a corrupted one of the same length"
         )
+
+
+def check_direction(direction: str) -> None:
+    """Refuse a direction of patching that there is not.
+
+    Raises:
+        ValueError: as said.
+    """
+    if direction not in ("denoise", "noise"):
+        raise ValueError(f'expected direction "denoise" or "noise", got {direction!r}; choose one of them')
 
 
 def chosen(what: str, wanted: Any, size: int) -> list[int]:
@@ -91,17 +108,18 @@ def chosen(what: str, wanted: Any, size: int) -> list[int]:
 
 
 def check_groups(groups: Mapping[Any, Sequence[int]], size: int) -> None:
-    """Refuse groups of neurons that are empty or name a neuron that is not there.
+    """Refuse groups of neurons that are empty, or name one twice, or name a neuron that is not there.
 
     Raises:
         ValueError: as said.
     """
     for name, neurons in groups.items():
         indices = [int(neuron) for neuron in neurons]
-        if not indices or any(not 0 <= index < size for index in indices):
+        there = all(0 <= index < size for index in indices)
+        if not indices or not there or len(set(indices)) < len(indices):
             raise ValueError(
-                f"expected at least one neuron in every group, all within [0, {size}), got {indices} in "
-                f"{name!r}; leave out empty groups"
+                f"expected at least one neuron in every group, each once and within [0, {size}), got "
+                f"{indices} in {name!r}; leave out empty groups"
             )
 
 

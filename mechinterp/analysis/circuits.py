@@ -198,7 +198,10 @@ def _circuit(
 def _to_themselves(values: Tensor, factors: Factors, previous: bool) -> dict[str, Tensor]:
     """By head: the share of rows largest on the diagonal or just before it, and positive eigenvalues."""
     at = torch.arange(values.shape[-1])
-    top = values.nan_to_num(-torch.inf).argmax(-1)
+    known = values.nan_to_num(-torch.inf)
+    top = known.argmax(-1).masked_fill(
+        (known == known.amax(-1, keepdim=True)).sum(-1) > 1, -1
+    )  # a tie has none
     eigenvalues = torch.linalg.eigvals(factors[1] @ factors[0])
     found = {
         "diagonal_top": (top == at).double().mean(-1),

@@ -42,7 +42,7 @@ def effects_result(
         ``values``: the metric under each edit, averaged over examples; ``trivial``: of the intact run;
         ``control``: under the control's edits; ``interval``: of the largest effect. In ``extra``:
         ``effect`` (after minus before) with ``low`` and ``high`` (95 %, bootstrap over examples),
-        ``p_value`` (sign flips: that the edit does something, and something else than
+        ``p_value`` (sign flips: that the edit does something, and more in that direction than
         its control does; Benjamini-Hochberg over all cells) and ``per_example``. With n examples no
         p-value is below 2^(1-n) before adjustment, so many cells need many examples.
     """
@@ -54,6 +54,9 @@ def effects_result(
     if other is not None:  # both must be so: the larger of two p-values tests that (Berger 1982)
         special = beyond(rounding, by_example - other.movedim(-1, 0))
         p_values = p_values.maximum(_p_values(special, seed))
+        # What goes the control's way, and less far, is nothing special.
+        less = special.mean(0) * effect.mean(0) <= 0
+        p_values = torch.where(less, 1.0, p_values)
 
     def array(cells: Any) -> xr.DataArray:
         return xr.DataArray(np.asarray(cells, dtype=float), dims=list(axes), coords=dict(axes))

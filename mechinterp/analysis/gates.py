@@ -40,6 +40,8 @@ class Gate:
     @torch.no_grad()
     def of(cls, model: Callable, task: Task, split: Split = "test") -> Gate:
         """Score a network on a split of its task; a network in training mode is scored in evaluation mode."""
+        if not isinstance(task, Task):
+            raise TypeError(f"expected Gate.of(model, task), got {type(task).__name__} for the task")
         batch, training = task.dataset(split), getattr(model, "training", False)
         if training:
             model.eval()  # type: ignore[attr-defined]
@@ -69,9 +71,16 @@ class Gate:
 def gated(gate: Gate | None, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """A result's provenance with what the gate says; ``"learned"`` is ``None`` without one.
 
+    Raises:
+        TypeError: something else for a gate.
+
     Warns:
         NotLearned: the network did not learn its task.
     """
+    if gate is not None and not isinstance(gate, Gate):
+        raise TypeError(
+            f"expected a Gate, or None, got {type(gate).__name__}; make one by Gate.of(model, task)"
+        )
     if gate is None:
         return {**provenance, "learned": None}
     if not gate.learned:

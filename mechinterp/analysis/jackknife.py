@@ -51,7 +51,7 @@ def pseudo_values(
             f"{groups} groups"
         )
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    parts = order.chunk(min(groups, n))
+    parts = order.tensor_split(min(groups, n))
     whole = statistic(torch.arange(n))
     without = [statistic(torch.cat(parts[:i] + parts[i + 1 :]).sort().values) for i in range(len(parts))]
     return len(parts) * whole - (len(parts) - 1) * np.array(without)

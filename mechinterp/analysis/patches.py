@@ -25,12 +25,19 @@ class Patch:
         positions: where; of ``pattern``, the positions that ask.
         head: one of them, or ``None`` for all.
         neurons: some, or ``None`` for all.
+
+    Raises:
+        ValueError: no position, or one counted from the end.
     """
 
     layer: int
     positions: tuple[int, ...]
     head: int | None = None
     neurons: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.positions or min(self.positions) < 0:
+            raise ValueError(f"expected positions counted from 0, at least one, got {self.positions}")
 
     def site(self, activation: str) -> Site:
         """The same as a site."""
@@ -85,8 +92,8 @@ def grouped(
 ) -> Iterator[tuple[Any, list[int]]]:
     """The places in the list of the patches, or of some of them, that have a key in common."""
     order = sorted(range(len(patches)) if some is None else some, key=lambda which: key(patches[which]))
-    for common, some in groupby(order, key=lambda which: key(patches[which])):
-        yield common, list(some)
+    for common, alike in groupby(order, key=lambda which: key(patches[which])):
+        yield common, list(alike)
 
 
 def parts(some: list, size: int) -> Iterator[list]:

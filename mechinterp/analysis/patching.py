@@ -14,6 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from mechinterp.analysis.checks import (
+    check_direction,
     check_groups,
     check_inputs,
     check_model,
@@ -93,14 +94,13 @@ def activation_patching(
     check_tokens(model, clean)
     if activation not in AXES:
         raise ValueError(f"expected an activation of {sorted(AXES)}, got {activation!r}; choose one of them")
-    if direction not in ("denoise", "noise"):
-        raise ValueError(f'expected direction "denoise" or "noise", got {direction!r}; choose one of them')
+    check_direction(direction)
     base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
     names = donor_names(model, activation, chosen("layers", layers, model.cfg.n_layers))
     axes = _axes(model, activation, by, layers, positions, heads, groups, clean.shape[1])
     setting = Setting(model, base, metric, read, attention_mask, memory)
     donors = Setting(model, source, metric, read, attention_mask)
-    before = setting.measure(setting.outputs(), "the intact run")
+    before = setting.intact()
     other_end = setting.measure(donors.outputs(), "the donor's run")
     cache = donors.activations(names)
     patches = patches_of(axes, clean.shape[1], groups)

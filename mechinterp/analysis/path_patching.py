@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechinterp.analysis.checks import check_inputs, check_model, check_pair
+from mechinterp.analysis.checks import check_direction, check_inputs, check_model, check_pair, check_tokens
 from mechinterp.analysis.effects import derangement, effects_result
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.patches import hook_of
@@ -61,17 +61,23 @@ def path_patching(
     check_pair(clean, corrupted)
     check_inputs(clean, attention_mask)
     check_model(model)
+    check_tokens(model, clean)
+    check_direction(direction)
     base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
     targets: list[Receiver | None] = (
         [None] if receivers == "logits" else [_checked(model, r) for r in receivers]
     )
+    if all(target is not None and target[0] == 0 for target in targets):
+        raise ValueError(
+            f"expected a receiver after the first layer, where heads come before, got {receivers!r}"
+        )
     setting = Setting(model, base, metric, read, attention_mask)
     cfg = model.cfg
     names = [hook_of("z", layer) for layer in range(cfg.n_layers)]
-    before = setting.measure(setting.outputs(), "the intact run")
+    before = setting.intact()
     donor = activations(model, source, names, attention_mask)
     others = derangement(len(base), seed)
-    way = _fast if fast and hasattr(model, "rerun") else _slow
+    way = _fast if fast and setting.can_rerun else _slow
     rounds = [donor, {name: value[others] for name, value in donor.items()}][: 1 + control]
     size, found = cfg.n_layers * cfg.n_heads, []
     for turn, values in enumerate(rounds):
@@ -97,9 +103,11 @@ def path_patching(
     )  # fmt: skip
 
 
-def _checked(model: Any, receiver: Receiver) -> Receiver:
-    layer, head, activation = receiver
+def _checked(model: Any, receiver: Any) -> Receiver:
     cfg = model.cfg
+    if isinstance(receiver, str) or len(receiver) != 3:
+        raise ValueError(f'expected "logits" or receivers (layer, head, "q" | "k" | "v"), got {receiver!r}')
+    layer, head, activation = receiver
     if not (0 <= layer < cfg.n_layers and 0 <= head < cfg.n_heads and activation in ("q", "k", "v")):
         raise ValueError(
             f"expected a receiver (layer, head, 'q' | 'k' | 'v') within {cfg.n_layers} layers of "

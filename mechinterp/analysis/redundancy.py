@@ -66,7 +66,7 @@ def pairwise_ablation(
         model, sorted({one.hook for one in chosen}), reference, inputs, held_out,
         attention_mask=attention_mask, held_out_mask=held_out_mask, seed=seed,
     )  # fmt: skip
-    before = setting.measure(setting.outputs(), "the intact run")
+    before = setting.intact()
     rounding = setting.rounding(before)
     n, pairs = len(chosen), list(combinations(range(len(chosen)), 2))
     sets = [(one,) for one in chosen] + [(chosen[i], chosen[j]) for i, j in pairs]

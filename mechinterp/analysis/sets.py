@@ -69,7 +69,7 @@ def ablate_sets(
         reference: by hook name, ``z`` of layers and ``mlp_out`` of layers, of a batch of 1 or of all.
         fast: start at the first layer ablated, where the model can; otherwise whole forward passes.
     """
-    way = _reruns if fast and hasattr(setting.model, "rerun") else _whole_runs
+    way = _reruns if fast and setting.can_rerun else _whole_runs
     found: dict[int, Tensor] = {}
     for which, outputs in way(setting, sets, reference):
         found[which] = setting.measure(outputs, sets[which])

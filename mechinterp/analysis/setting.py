@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechinterp.analysis.checks import check_metric, check_read
-from mechinterp.hooks import Edit, Site, run, run_with_cache
+from mechinterp.hooks import Edit, Site, is_hooked, run, run_with_cache
 
 Metric = Callable[[Tensor], Tensor]
 """Takes outputs ``[batch, read, d_out]``, gives one number for each example, ``[batch]``."""
@@ -81,6 +81,31 @@ class Setting:
             values = self.metric(outputs)
         return check_metric(values, len(self.inputs), what).cpu().double()
 
+    def intact(self) -> Float[Tensor, " batch"]:
+        """The metric of the run without patches.
+
+        Raises:
+            ValueError: a metric that is not one finite number an example, or in which examples mix.
+        """
+        outputs = self.outputs()
+        try:
+            values = self.measure(outputs, "the intact run")
+        except (IndexError, RuntimeError) as error:
+            error.add_note(
+                f"The metric got outputs {list(outputs.shape)}, [batch, read, d_out], of read={self.read}: "
+                "only those positions are there; [:, -1] is the last of them."
+            )
+            raise
+        moved = outputs.clone()
+        moved[0] += torch.linspace(-1, 1, moved[0].numel()).view_as(moved[0]).to(moved)
+        others = self.measure(moved, "the intact run")[1:]
+        if not torch.allclose(others, values[1:], rtol=1e-4, atol=1e-6 * values.abs().max().item()):
+            raise ValueError(
+                "expected a metric of each example by itself, got one whose values change when the outputs "
+                "of another example do; leave out the mean over examples"
+            )
+        return values
+
     def rounding(self, before: Float[Tensor, " batch"]) -> float:
         """What counts as rounding in the metric: ``ROUNDINGS`` times the most by which it changes in any
         example when every residual stream is jittered by the last bit of its numbers."""
@@ -93,11 +118,16 @@ class Setting:
         return ROUNDINGS * (self.measure(outputs, "the jittered run") - before).abs().max().item()
 
     @property
+    def can_rerun(self) -> bool:
+        """Whether patched runs can be worked out from the intact one: a network of ours without hooks."""
+        return hasattr(self.model, "rerun") and not is_hooked(self.model.modules())
+
+    @property
     def bytes_a_position(self) -> int:
-        """What one patch takes at one position, at the widest place of the network."""
+        """What one patch takes at one position, at the widest place; a few such are alive at a time."""
         cfg = self.model.cfg
         wide = max(cfg.d_mlp or 0, 4 * cfg.d_model, cfg.n_heads * self.inputs.shape[1], cfg.d_vocab_out)
-        return 4 * len(self.inputs) * wide
+        return next(self.model.parameters()).element_size() * len(self.inputs) * wide
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ def sweep(
         donor: by hook name, the values that the patches bring, of a batch of 1 or of all.
         fast: rerun only what a patch can reach, where the model can.
     """
-    way = reruns if fast and hasattr(setting.model, "rerun") else _whole_runs
+    way = reruns if fast and setting.can_rerun else _whole_runs
     found: dict[int, Tensor] = {}
     for which, outputs in way(setting, activation, list(patches), donor):
         found[which] = setting.measure(outputs, patches[which])

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mechinterp.hooks import run_with_cache
+from mechinterp.hooks import is_hooked, run_with_cache
 from mechinterp.models.attention import View
 from mechinterp.models.changed_keys import ChangedKeys, stretch
 from mechinterp.models.entering import STAGES, Change, Entrances, Stage
@@ -55,6 +55,9 @@ class Rerun(Entrances, Paths):
         inputs, read, attention_mask: as its ``forward`` takes them.
         keep: further hook names to keep of the intact run, after ``blocks.L.``.
 
+    Raises:
+        ValueError: a model with hooks, which reruns would pass by.
+
     Attributes:
         intact: the outputs of the intact run, ``[batch, read, d_vocab_out]``.
     """
@@ -68,6 +71,8 @@ class Rerun(Entrances, Paths):
         attention_mask: Tensor | None = None,
         keep: Sequence[str] = (),
     ) -> None:
+        if is_hooked(model.modules()):
+            raise ValueError("expected a model without hooks to rerun, got some attached; call reset_hooks()")
         self.model, self.cfg = model, model.cfg
         n_pos, device = inputs.shape[1], inputs.device
         self.everywhere = torch.arange(n_pos, device=device)
@@ -112,9 +117,8 @@ class Rerun(Entrances, Paths):
 
     def heard(self, layer: int, activation: str) -> Int[Tensor, " at"]:
         """The positions at which what a change of an activation writes can reach what is read."""
-        if STAGES[activation] == "pre" and layer == self.cfg.n_layers - 1:
-            return self.everywhere[: int(self.needed[-1]) + 1] if self.causal else self.everywhere
-        return self.matter(layer)
+        last = layer == self.cfg.n_layers - 1
+        return self.needed if last and STAGES[activation] != "pre" else self._before_the_last
 
     def breadth(self, layer: int, activation: str, position: int) -> int:
         """At how many positions a layer is worked out, at most, after a change at one."""
@@ -124,8 +128,11 @@ class Rerun(Entrances, Paths):
 
     def matter(self, layer: int) -> Int[Tensor, " to"]:
         """The positions whose stream after this layer can matter to what is read."""
-        if layer == self.cfg.n_layers - 1:
-            return self.needed
+        return self.needed if layer == self.cfg.n_layers - 1 else self._before_the_last
+
+    @property
+    def _before_the_last(self) -> Int[Tensor, " at"]:
+        """The positions whose stream into the last layer can matter to what is read."""
         return self.everywhere[: int(self.needed[-1]) + 1] if self.causal else self.everywhere
 
     def reach(self, layer: int, at: Int[Tensor, "*patch at"]) -> Int[Tensor, " to"]:

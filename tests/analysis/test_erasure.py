@@ -371,3 +371,12 @@ def test_the_edit_composes_with_others():
     once = run(model, batch.inputs, edits=[eraser.edit(LAST)])
     twice = run(model, batch.inputs, edits=[eraser.edit(LAST), eraser.edit(LAST)])
     assert torch.allclose(once, twice, atol=1e-3)
+
+
+def test_an_effect_that_no_example_of_the_fit_changes_is_certain():
+    from mechinterp.analysis.erasure.effect import _p_of_fit
+
+    assert _p_of_fit(lambda rows: -1.0, 30, seed=0) == 0
+    assert _p_of_fit(lambda rows: 0.0, 30, seed=0) == 1
+    assert _p_of_fit(lambda rows: float("nan") if len(rows) < 30 else 1.0, 30, seed=0) == 1
+    assert _p_of_fit(lambda rows: float(rows.double().mean()), 30, seed=0) < 1e-6

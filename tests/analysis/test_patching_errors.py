@@ -165,8 +165,9 @@ GROUPS = {
     "none": (None, "groups of neurons to patch, got none; give groups="),
     "no group": ({}, "groups of neurons to patch, got none; give groups="),
     "empty": ({"a": [0], "b": []}, r"at least one neuron in every group.+got \[\] in 'b'"),
-    "too far": ({"a": [0, 6]}, r"all within \[0, 6\), got \[0, 6\] in 'a'"),
-    "negative": ({"a": [-1]}, r"all within \[0, 6\), got \[-1\] in 'a'"),
+    "too far": ({"a": [0, 6]}, r"once and within \[0, 6\), got \[0, 6\] in 'a'"),
+    "negative": ({"a": [-1]}, r"once and within \[0, 6\), got \[-1\] in 'a'"),
+    "twice": ({"a": [1, 1]}, r"each once and within"),
 }
 
 
@@ -187,3 +188,33 @@ READS = {
 @pytest.mark.parametrize(("read", "match"), READS.values(), ids=READS)
 def test_positions_to_read_that_cannot_be(read, match):
     refused(match, read=read)
+
+
+@pytest.mark.parametrize(
+    "metric", [lambda outputs: preference(outputs).mean().expand(ROWS), lambda o: preference(o).roll(1)]
+)
+def test_a_metric_in_which_examples_mix(metric):
+    refused("a metric of each example by itself", metric=metric)
+
+
+def test_a_metric_of_positions_that_are_not_read_is_told_which_are():
+    with pytest.raises(IndexError) as caught:
+        activation_patching(network(), ids(), ids(seed=1), lambda outputs: outputs[:, 2, 1])
+    assert "of read=(-1,): only those positions are there" in caught.value.__notes__[0]
+
+
+def test_inputs_that_are_no_batch():
+    flat = torch.zeros(ROWS, dtype=torch.long)
+    refused(r"a tensor of ids \[batch, pos\]", clean=flat, corrupted=flat)
+
+
+def test_hooks_that_are_there_already_are_obeyed():
+    model = network()
+    model.blocks[0].attn.hook_q.add_hook(lambda tensor, hook: 0 * tensor)
+    fast, slow = (
+        activation_patching(model, ids(), ids(seed=1), preference, "resid_pre", fast=way).values.to_numpy()
+        for way in (True, False)
+    )
+    assert fast == pytest.approx(slow, abs=1e-6)
+    with pytest.raises(ValueError, match="a model without hooks to rerun"):
+        model.rerun(ids())

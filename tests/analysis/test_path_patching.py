@@ -66,3 +66,9 @@ def test_without_later_layers_the_path_is_the_whole_effect():
 def test_a_receiver_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="expected a receiver"):
         path_patching(network(), CLEAN, CORRUPTED, preference, [(1, 0, "z")])
+    with pytest.raises(ValueError, match="after the first layer"):
+        path_patching(network(), CLEAN, CORRUPTED, preference, [(0, 1, "v")])
+    with pytest.raises(ValueError, match='"logits" or receivers'):
+        path_patching(network(), CLEAN, CORRUPTED, preference, "logit")
+    with pytest.raises(ValueError, match='direction "denoise" or "noise"'):
+        path_patching(network(), CLEAN, CORRUPTED, preference, direction="back")

@@ -128,6 +128,21 @@ def test_groups_are_held_out_and_dealt_out_whole(pool):
     assert any((labels[order] != labels).any() for order in orders)
 
 
+def test_what_varies_within_groups_is_dealt_out_within_them_too():
+    group, number = torch.arange(200) // 10, torch.arange(200).float() % 10  # in the same order in each
+    found = probe(number[:, None] + 0.1 * torch.randn(200, 1), number, together=group)
+    assert found.values.item() > 0.9
+    assert found.control.item() < 0.2
+    assert found.extra["p_value"].item() < 0.01
+
+
+def test_groups_are_counted_among_real_tokens():
+    mask = torch.ones(60, 2, dtype=torch.bool)
+    mask[:, 1] = torch.arange(60) % 12 < 6
+    with pytest.raises(ValueError, match="groups of together"):
+        probe(torch.randn(60, 2, 3), torch.randn(60, 2), mask=mask, together=torch.arange(60) % 12, test=0.5)
+
+
 @pytest.mark.parametrize(
     ("together", "test", "said"),
     [

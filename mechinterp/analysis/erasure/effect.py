@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -102,7 +103,11 @@ def erasure_effect(
 
     def by_leace(rows: Tensor) -> float:
         x, about = (given[fit[rows]].flatten(0, 1) for given in (vectors, concept))
-        return float((scores(leace(x, about, shrinkage=shrinkage)) - intact).mean())
+        try:
+            eraser = leace(x, about, shrinkage=shrinkage)
+        except ValueError:  # without some of the examples there is none
+            return math.nan
+        return float((scores(eraser) - intact).mean())
 
     own = {
         "site": str(site), "rank": fitted["leace"].rank, "n fitted": len(fit), "n held out": len(held),
@@ -140,11 +145,10 @@ def _erasers(
 
 def _p_of_fit(change: Callable[[Tensor], float], n: int, seed: int) -> float:
     """Whether a change by an eraser differs from 0, given how it varies with the examples of the fit."""
-    try:
-        values = pseudo_values(change, n, groups=GROUPS, seed=seed)
-    except ValueError:  # without some of the examples there is no eraser
-        return 1.0
-    return 1.0 if np.ptp(values) == 0 else float(stats.ttest_1samp(values, 0.0).pvalue)
+    values = pseudo_values(change, n, groups=GROUPS, seed=seed)
+    if np.ptp(values) == 0:
+        return float(values[0] == 0)
+    return 1.0 if np.isnan(values).any() else float(stats.ttest_1samp(values, 0.0).pvalue)
 
 
 def _result(

@@ -49,6 +49,11 @@ class Part:
         """Which sequence of the split each token is from."""
         return self.real[self.rows[split]].nonzero()[:, 0]
 
+    def groups(self, split: str) -> int:
+        """How many groups have real tokens in a split."""
+        rows = self.rows[split][self.real[self.rows[split]].any(1)]
+        return len(rows if self.together is None else self.together[rows].unique())
+
     def shuffles(self, split: str, draws: int, seed: int) -> Int[Tensor, "draw n"]:
         """Orders in which each token takes the label of another sequence's token at the same position.
 
@@ -71,16 +76,17 @@ class Part:
     def _of_groups(
         self, together: Int[Tensor, " row"], draws: int, generator: torch.Generator
     ) -> Int[Tensor, "draw n"]:
-        """The same by groups, whose members take turns where they are fewer than those they answer for."""
+        """The same by groups; members are dealt out at random too, and again where they are too few."""
         group, size = together.unique(return_inverse=True, return_counts=True)[1:]
-        members, start = group.argsort(stable=True), size.cumsum(0) - size
-        place = torch.empty_like(group)
-        place[members] = torch.arange(len(group)) - start[group[members]]
-        dealt = torch.empty(draws, len(size), dtype=torch.long)
-        for order in dealt:
-            torch.randperm(len(size), generator=generator, out=order)
-        partner = dealt[:, group]
-        taken = members[start[partner] + place % size[partner]]
+        start = size.cumsum(0) - size
+        taken = torch.empty(draws, len(group), dtype=torch.long)
+        for order in taken:
+            dealt = torch.randperm(len(size), generator=generator)[group]
+            members = (group + torch.rand(len(group), generator=generator, dtype=torch.float64)).argsort()
+            place = torch.empty_like(group)
+            place[members] = torch.arange(len(group)) - start[group[members]]
+            again = (group + torch.rand(len(group), generator=generator, dtype=torch.float64)).argsort()
+            order[:] = again[start[dealt] + place % size[dealt]]
         n = self.real.shape[1]
         return (taken[:, :, None] * n + torch.arange(n)).flatten(1)
 
@@ -147,15 +153,14 @@ def lay_out(
         for split in rows:
             if (n := len(part.sequences(split))) < LEAST:
                 raise ValueError(
-                    f"expected at least {LEAST} real tokens in each split, got {n} for {split} at position "
-                    f"{part.columns.tolist()}; give more examples, or leave it out with positions="
+                    f"expected at least {LEAST} real tokens in each split, got {n} for {split} at "
+                    f"position {part.columns.tolist()}; give more examples, or leave it out with positions="
                 )
-    for split, some in {} if together is None else rows.items():
-        if (n := len(together[some].unique())) < LEAST:
-            raise ValueError(
-                f"expected at least {LEAST} groups of together in each split, got {n} for {split}; hold out "
-                "more with test=, or give more groups"
-            )
+            if together is not None and (n := part.groups(split)) < LEAST:
+                raise ValueError(
+                    f"expected at least {LEAST} groups of together in each split, got {n} for {split} at "
+                    f"position {part.columns.tolist()}; hold out more with test=, or give more groups"
+                )
     return Layout(batch=batch, length=length, positions=["all"] if pool else chosen, parts=parts)
 
 

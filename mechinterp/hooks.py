@@ -293,6 +293,8 @@ def resolve(model: torch.nn.Module, site: Site) -> list[str]:
     Raises:
         ValueError: the site covers none; the message names the nearest hook points.
     """
+    if site.name in model.hook_dict:
+        return [site.name]
     names = [name for name in model.hook_dict if fnmatch.fnmatchcase(name, site.name)]
     if not names:
         near = difflib.get_close_matches(site.name, model.hook_dict, n=3, cutoff=0.3)

@@ -11,14 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechinterp.analysis.checks import check_metric, check_read
-from mechinterp.hooks import Edit, Site, is_hooked, run, run_with_cache
+from mechinterp.hooks import Edit, Site, run, run_with_cache
 
 Metric = Callable[[Tensor], Tensor]
 """Takes outputs ``[batch, read, d_out]``, gives one number for each example, ``[batch]``."""
 Progress = Callable[[int, int], None]
 """Told how many patches are done, of how many."""
 
-MEMORY = 5 << 20
+MEMORY = 4 << 20
 """Bytes for the activations of one batch of patches: about what stays in a processor's cache."""
 ROUNDINGS = 16
 """Effects up to so many times a jitter of the last bit count as none."""
@@ -120,7 +120,7 @@ class Setting:
     @property
     def can_rerun(self) -> bool:
         """Whether patched runs can be worked out from the intact one: a network of ours without hooks."""
-        return hasattr(self.model, "rerun") and not is_hooked(self.model.modules())
+        return hasattr(self.model, "rerun") and not self.model.hooked
 
     @property
     def bytes_a_position(self) -> int:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mechinterp.hooks import is_hooked, run_with_cache
+from mechinterp.hooks import run_with_cache
 from mechinterp.models.attention import View
 from mechinterp.models.changed_keys import ChangedKeys, stretch
 from mechinterp.models.entering import STAGES, Change, Entrances, Stage
@@ -71,7 +71,7 @@ class Rerun(Entrances, Paths):
         attention_mask: Tensor | None = None,
         keep: Sequence[str] = (),
     ) -> None:
-        if is_hooked(model.modules()):
+        if model.hooked:
             raise ValueError("expected a model without hooks to rerun, got some attached; call reset_hooks()")
         self.model, self.cfg = model, model.cfg
         n_pos, device = inputs.shape[1], inputs.device
@@ -84,10 +84,11 @@ class Rerun(Entrances, Paths):
         turned = "rot_" if self.cfg.positional_embedding_type == "rotary" else ""
         self.names = {"q": f"attn.hook_{turned}q", "k": f"attn.hook_{turned}k"}
         own = [name for name in _KEPT if not (self.cfg.attn_only and name == "hook_resid_mid")]
-        names = [f"blocks.*.{name}" for name in (*own, *self.names.values(), *keep)]
+        every = dict.fromkeys((*own, *self.names.values(), *keep))
+        names = [f"blocks.{layer}.{name}" for layer in range(self.cfg.n_layers) for name in every]
         last = f"blocks.{self.cfg.n_layers - 1}.hook_resid_post"
         self.intact, self.cache = run_with_cache(
-            model, inputs, read=read, attention_mask=attention_mask, names=[*dict.fromkeys(names), last]
+            model, inputs, read=read, attention_mask=attention_mask, names=[*names, last]
         )
 
     def base(self, layer: int, name: str) -> Tensor:

@@ -175,7 +175,7 @@ class HookedTransformer(WeightViews, HookedRootModule):
         mask = None if attention_mask is None else attention_mask.bool()
         causal = self.cfg.attention_dir == "causal"
 
-        hooked = is_hooked(self._parts)
+        hooked = self.hooked
         # With hooks attached, or a stream to return, every activation must exist in full.
         narrow = wanted is not everywhere and not hooked and stop_at_layer is None and first < last
         full_view = View.of(everywhere, everywhere, causal, mask)
@@ -223,6 +223,11 @@ class HookedTransformer(WeightViews, HookedRootModule):
     ) -> Rerun:
         """The intact run, from which the outputs of patched ones follow at a fraction of their cost."""
         return Rerun(self, inputs, read, attention_mask, keep)
+
+    @property
+    def hooked(self) -> bool:
+        """Whether a hook is attached anywhere."""
+        return is_hooked(self._parts)
 
     def _drops(self) -> bool:
         return self.training and self.cfg.dropout > 0

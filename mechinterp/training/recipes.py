@@ -17,7 +17,6 @@ CLASSIC = Recipe(
 )
 """Modular addition as Nanda et al. (2023) trained it; build the network with init_mode="nanda"."""
 
-# Tuned to p = 113: a small p, or more layers, wants more pairs to train on and a lower rate.
 FAST = Recipe(
     steps=800,
     lr=1.5e-2,
@@ -33,6 +32,7 @@ FAST = Recipe(
     checkpoint_spacing="linear",
 )
 """The same network in seconds. A large learning rate makes few steps of the many small ones of
-weight decay; a clean-up with a large ``eps`` lets go what the sign-like steps of Adam kept."""
+weight decay; a clean-up with a large ``eps`` lets go what the sign-like steps of Adam kept. Tuned to
+p = 113 and one layer: a smaller p, or more layers, wants more of the pairs to train on, or a lower rate."""
 
 MODULAR_ADDITION = {"fast": FAST, "classic": CLASSIC}

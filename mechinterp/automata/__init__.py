@@ -2,6 +2,7 @@
 
 from mechinterp.automata.dfa import ACCEPT, CLASSES, DFA, INCOMPLETE, PAD, REJECT
 from mechinterp.automata.machines import (
+    NAMED,
     alternating_group_5,
     bounded_dyck,
     cyclic,
@@ -10,8 +11,9 @@ from mechinterp.automata.machines import (
     random_dfa,
     symmetric_group_3,
 )
+from mechinterp.automata.mixture import WordMixture
 from mechinterp.automata.monoid import is_aperiodic, transition_monoid
-from mechinterp.automata.regex import compile_regex
+from mechinterp.automata.regex import compile_regex, language
 from mechinterp.automata.words import count_words, sample_words
 
 __all__ = [
@@ -19,8 +21,10 @@ __all__ = [
     "CLASSES",
     "DFA",
     "INCOMPLETE",
+    "NAMED",
     "PAD",
     "REJECT",
+    "WordMixture",
     "alternating_group_5",
     "bounded_dyck",
     "compile_regex",
@@ -28,6 +32,7 @@ __all__ = [
     "cyclic",
     "flip_flop",
     "is_aperiodic",
+    "language",
     "parity",
     "random_dfa",
     "sample_words",

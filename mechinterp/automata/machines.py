@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
 
 import torch
 
@@ -88,3 +89,16 @@ def _of_permutations(generators: list[Permutation]) -> DFA:
             row.append(numbers[after])
         rows.append(row)
     return DFA(string.ascii_lowercase[: len(generators)], torch.tensor(rows), torch.arange(len(order)) == 0)
+
+
+NAMED: dict[str, Callable[[], DFA]] = {
+    "parity": parity,
+    "Z2": parity,
+    "Z3": lambda: cyclic(3),
+    "Z5": lambda: cyclic(5),
+    "S3": symmetric_group_3,
+    "A5": alternating_group_5,
+    "flip-flop": flip_flop,
+    "Dyck-3": lambda: bounded_dyck(3),
+}
+"""Machines that a pattern may name."""

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from mechinterp.automata.dfa import DFA, check_alphabet
+from mechinterp.automata.machines import NAMED
 
 BUDGET = 4096
 """How many states an automaton may have before it is minimised."""
@@ -57,6 +58,27 @@ def compile_regex(pattern: str, alphabet: str, budget: int = BUDGET) -> DFA:
     reader = _Reader(pattern, alphabet, parsed.state.flags, budget)
     whole = reader.sequence(_without_ends(list(parsed), pattern))
     return _determinise(reader, whole, alphabet, pattern, budget).minimal()
+
+
+def language(pattern: str, alphabet: str | None = None) -> DFA:
+    """The minimal automaton of a regular expression, or of a machine by its name in ``NAMED``.
+
+    Args:
+        pattern: such as ``"a*b*"`` or ``"S3"``; ``"(?:S3)"`` is the expression that spells a name.
+        alphabet: ``None``: the machine's own, and ``"ab"`` for an expression.
+
+    Raises:
+        ValueError: as ``compile_regex``, or another alphabet than the machine's.
+    """
+    if pattern not in NAMED:
+        return compile_regex(pattern, "ab" if alphabet is None else alphabet)
+    machine = NAMED[pattern]()
+    if alphabet not in (None, machine.alphabet):
+        raise ValueError(
+            f"expected the alphabet {machine.alphabet!r} of the machine {pattern!r}, got {alphabet!r}; leave it "
+            f"out, or write the expression (?:{pattern})"
+        )
+    return machine.minimal()
 
 
 @dataclass(frozen=True)

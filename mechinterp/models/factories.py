@@ -7,6 +7,7 @@ from typing import Any
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.tasks.modular_addition import ModularAddition
+from mechinterp.tasks.regex_language import RegexLanguage
 
 
 def modular_addition(task: ModularAddition, **changes: Any) -> HookedTransformer:
@@ -30,3 +31,35 @@ def modular_addition(task: ModularAddition, **changes: Any) -> HookedTransformer
         "readout": "classes",
     }
     return HookedTransformer(TransformerConfig(**fields | changes))
+
+
+def regex_language(task: RegexLanguage, **changes: Any) -> HookedTransformer:
+    """One causal layer with dropout and fixed sinusoidal positions, which answers symbol and class.
+
+    It takes words of up to twice the task's longest, so that longer ones can be tried.
+
+    Args:
+        task: gives the vocabulary, the same for inputs and outputs.
+        changes: any other field of ``TransformerConfig``, such as ``n_layers``, ``n_heads`` (heads share
+            d_model evenly), ``tie_embeddings`` or ``positional_embedding_type``.
+
+    Raises:
+        ValueError: d_model that the heads cannot share evenly.
+    """
+    fields = {
+        "n_layers": 1,
+        "d_model": 64,
+        "n_heads": 4,
+        "d_mlp": 256,
+        "act_fn": "relu",
+        "dropout": 0.1,
+        "n_ctx": 2 * task.max_len + 1,
+        "d_vocab": task.d_vocab,
+        "positional_embedding_type": "sinusoidal",
+        "readout": "classes",
+    } | changes
+    if fields["d_model"] % fields["n_heads"]:
+        raise ValueError(
+            f"expected a d_model that {fields['n_heads']} heads share evenly, got {fields['d_model']}; change one"
+        )
+    return HookedTransformer(TransformerConfig(**{"d_head": fields["d_model"] // fields["n_heads"]} | fields))

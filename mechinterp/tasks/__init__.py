@@ -2,5 +2,6 @@
 
 from mechinterp.tasks.base import Batch, Task
 from mechinterp.tasks.modular_addition import ModularAddition
+from mechinterp.tasks.regex_language import RegexLanguage
 
-__all__ = ["Batch", "ModularAddition", "Task"]
+__all__ = ["Batch", "ModularAddition", "RegexLanguage", "Task"]

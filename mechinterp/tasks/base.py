@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Split = Literal["train", "test"]
+Split = Literal["train", "val", "test"]
+"""``val`` is for choosing, where a task has one; what is reported is of ``test``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,8 @@ class Task:
     name: ClassVar[str]
     learned_at: ClassVar[float]
     """The score from which a network counts as having learned the task."""
+    watched: ClassVar[Split] = "test"
+    """The split that training is followed, stopped and chosen by."""
 
     seed: int = 0
     """Seed of the split and of sampling."""
@@ -97,6 +100,10 @@ class Task:
     def score(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> float:
         """The share of right answers, 0 to 1."""
         return (outputs.argmax(-1) == batch.targets).double().mean().item()
+
+    def measures(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> Mapping[str, float]:
+        """Further scores by name, for tasks that have them."""
+        return {}
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON values, with the task's name."""

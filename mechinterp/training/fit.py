@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mechinterp.files import write_json
 from mechinterp.tasks.base import Task
@@ -31,7 +31,8 @@ class History:
     """What was measured along training.
 
     ``train_loss`` has a value a step, before the step's update; the others have one for each of
-    ``steps``. ``seconds`` is the time spent in ``fit``, over all resumptions.
+    ``steps``. What is called test is measured on the task's ``watched`` split, which for tasks that
+    have one is ``val``. ``seconds`` is the time spent in ``fit``, over all resumptions.
     """
 
     train_loss: list[float] = field(default_factory=list)
@@ -54,6 +55,7 @@ class Fit:
     Args:
         stopped: why training ended: ``"steps"``, ``"score"``, ``"patience"``, ``"callback"``
             or ``"interrupted"``; empty while it goes on.
+        best: the weights with the lowest watched loss, if the recipe keeps them.
     """
 
     model: nn.Module
@@ -63,6 +65,7 @@ class Fit:
     checkpoints: CheckpointSeries
     step: int = 0
     stopped: str = ""
+    best: dict[str, Tensor] = field(default_factory=dict)
 
 
 Callback = Callable[[Fit], bool | None]
@@ -145,7 +148,7 @@ class _Loop:
     def __init__(self, job: Fit, place: Path | None, callbacks: Sequence[Callback]) -> None:
         self.job, self.place, self.callbacks = job, place, callbacks
         self.stepper = Stepper(job.model, job.task, job.recipe)
-        self.test = job.task.dataset("test").to(next(job.model.parameters()).device)
+        self.test = job.task.dataset(job.task.watched).to(next(job.model.parameters()).device)
         self.kept_at = job.recipe.checkpoint_steps()
         self.end, self.best, self.since_best = job.recipe.steps, math.inf, 0
 
@@ -194,6 +197,8 @@ class _Loop:
         job, recipe, history = self.job, self.job.recipe, self.job.history
         if history.test_loss[-1] < self.best:
             self.best, self.since_best = history.test_loss[-1], 0
+            if recipe.keep_best:
+                job.best = {name: x.detach().clone() for name, x in job.model.state_dict().items()}
         else:
             self.since_best += 1
         reached = recipe.stop_at_score is not None and history.test_score[-1] >= recipe.stop_at_score
@@ -236,6 +241,7 @@ class _Loop:
             "stepper": self.stepper.state(),
             "history": job.history.to_json(),
             "loop": [job.stopped, self.end, self.best, self.since_best],
+            "best": job.best,
         }
         save_state(self.place / "state.pt", state)
         write_json(self.place / "history.json", job.history.to_json())
@@ -254,7 +260,7 @@ class _Loop:
         self.stepper.load(state["stepper"])
         job.history = History(**state["history"])
         stopped, self.end, self.best, self.since_best = state["loop"]
-        job.step = self.stepper.steps
+        job.step, job.best = self.stepper.steps, state["best"]
         job.stopped = "" if stopped == "interrupted" else stopped
         job.checkpoints.drop_after(job.step)
 

@@ -69,6 +69,9 @@ class Recipe:
     patience: int | None = None
     """Stop after this many measurements without a lower test loss."""
 
+    keep_best: bool = False
+    """Keep the weights of the measurement with the lowest test loss."""
+
     checkpoints: int = 0
     """How many checkpoints the series has; the first is step 0."""
 

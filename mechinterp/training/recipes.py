@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from mechinterp.tasks.base import Task
 from mechinterp.training.recipe import Recipe
 
 CLASSIC = Recipe(
@@ -36,3 +39,33 @@ weight decay; a clean-up with a large ``eps`` lets go what the sign-like steps o
 p = 113 and one layer: a smaller p, or more layers, wants more of the pairs to train on, or a lower rate."""
 
 MODULAR_ADDITION = {"fast": FAST, "classic": CLASSIC}
+
+
+def epochs(
+    task: Task, epochs: int = 50, batch_size: int = 32, lr: float = 1e-3, patience: int = 10, **changes: Any
+) -> Recipe:
+    """Adam in small batches, measured once an epoch, which stops when the watched loss no longer falls.
+
+    Args:
+        task: says how many steps an epoch has; the rest of its last batch is left out.
+        patience: epochs without a lower loss.
+        changes: any other field of ``Recipe``.
+
+    Raises:
+        ValueError: a number that is not positive.
+    """
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"expected at least 1 epoch of batches of 1, got {epochs} and {batch_size}")
+    each = max(1, len(task.dataset("train")) // batch_size)
+    fields = {
+        "steps": epochs * each,
+        "batch_size": batch_size,
+        "lr": lr,
+        "betas": (0.9, 0.999),
+        "clip_norm": 1.0,
+        "eval_every": each,
+        "save_every": 10 * each,
+        "patience": patience,
+        "keep_best": True,
+    }
+    return Recipe(**fields | changes)

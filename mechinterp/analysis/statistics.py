@@ -48,9 +48,8 @@ def proportion_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, 
 def null_interval(null: ArrayLike, level: float = 0.95) -> NDArray[np.float64]:
     """Where the middle ``level`` of a null distribution lies, ``[low, high]``."""
     ends = [(1 - level) / 2, (1 + level) / 2]
-    return np.quantile(
-        np.asarray(null, dtype=float), ends, method="weibull"
-    )  # so that further draws are, too
+    # Weibull's quantiles: so that a further draw of the null lies there just as often.
+    return np.quantile(np.asarray(null, dtype=float), ends, method="weibull")
 
 
 def bootstrap_means(

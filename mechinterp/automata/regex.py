@@ -75,8 +75,8 @@ def language(pattern: str, alphabet: str | None = None) -> DFA:
     machine = NAMED[pattern]()
     if alphabet not in (None, machine.alphabet):
         raise ValueError(
-            f"expected the alphabet {machine.alphabet!r} of the machine {pattern!r}, got {alphabet!r}; leave it "
-            f"out, or write the expression (?:{pattern})"
+            f"expected the alphabet {machine.alphabet!r} of the machine {pattern!r}, got {alphabet!r}; "
+            f"leave it out, or write the expression (?:{pattern})"
         )
     return machine.minimal()
 

@@ -155,7 +155,7 @@ def off_construction(model: HookedTransformer, dfa: DFA) -> Float[Tensor, ""]:
 
 
 def _composer(dfa: DFA, max_len: int, d_vocab: int, d_vocab_out: int) -> HookedTransformer:
-    """All but the readout. The stream: map f, map g fetched from 2^l before, position code, flag of the start."""
+    """All but the readout. The stream: map f, map g fetched from 2^l before, position code, flag of start."""
     n, bits = dfa.n_states, max(1, max_len.bit_length())
     if n > MOST_STATES or max_len < 1:
         raise ValueError(
@@ -204,7 +204,10 @@ def _look_back(attn: nn.Module, angles: Float[Tensor, " bit"], square: int) -> N
 
 
 def _compose(mlp: nn.Module, f: Int[Tensor, "n n"], g: Int[Tensor, "n n"]) -> None:
-    """Replace f by f after g, and g by nothing: neuron (q2, q1, q) is on just if g leads q to q1 and f q1 to q2."""
+    """Replace f by f after g, and g by nothing.
+
+    Neuron (q2, q1, q) is on just if g leads q to q1, and f leads q1 to q2.
+    """
     n = len(f)
     q2, q1, q = torch.cartesian_prod(*3 * [torch.arange(n)]).T
     neuron, clear = torch.arange(n**3), n**3 + torch.arange(n * n)

@@ -60,6 +60,7 @@ def regex_language(task: RegexLanguage, **changes: Any) -> HookedTransformer:
     } | changes
     if fields["d_model"] % fields["n_heads"]:
         raise ValueError(
-            f"expected a d_model that {fields['n_heads']} heads share evenly, got {fields['d_model']}; change one"
+            f"expected a d_model that {fields['n_heads']} heads share evenly, got {fields['d_model']}; "
+            "change one"
         )
     return HookedTransformer(TransformerConfig(**{"d_head": fields["d_model"] // fields["n_heads"]} | fields))

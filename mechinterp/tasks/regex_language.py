@@ -1,4 +1,4 @@
-"""Words of a regular language, read symbol by symbol: accepted, incomplete or rejected, and what comes next."""
+"""Words of a regular language, read symbol by symbol: which class so far, and what comes next?"""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ class RegexLanguage(Task):
             raise ValueError(f"expected n_samples >= 1, got {self.n_samples}; 5000 is usual")
         if ACCEPT not in self.dfa.classes:
             raise ValueError(
-                f"expected a language with words, got {self.pattern!r}, of which no word that is accepted can be "
-                f"made from {self.dfa.alphabet!r}; change the pattern or the alphabet"
+                f"expected a language with words, got {self.pattern!r}, of which no word that is accepted "
+                f"can be made from {self.dfa.alphabet!r}; change the pattern or the alphabet"
             )
         assert self.mixture  # a wrong pattern, alphabet or length is refused here, not at the first batch
         empty = [split for split in SPLITS if not len(self._rows[split])]

@@ -1,4 +1,4 @@
-"""Words of mixed length and class: shares, quotas, and the odds of what comes next, against counting by hand."""
+"""Words of mixed length and class: shares, quotas, and odds of what comes next, against plain counting."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def brute_odds(dfa, mixture):
 
 
 @pytest.mark.parametrize(
-    "pattern, alphabet", [("a*b*", None), ("ab", None), ("S3", None), ("(a|b)*c", "abc")]
+    ("pattern", "alphabet"), [("a*b*", None), ("ab", None), ("S3", None), ("(a|b)*c", "abc")]
 )
 def test_odds_and_ceiling_are_those_of_all_words_counted(pattern, alphabet):
     dfa = language(pattern, alphabet)
@@ -67,7 +67,7 @@ def test_long_words_over_a_large_alphabet_stay_in_range():
 
 
 @pytest.mark.parametrize(
-    "lengths, shares, message",
+    ("lengths", "shares", "message"),
     [
         ((5, 4), (1, 1, 1), "min_len <= max_len"),
         ((-1, 4), (1, 1, 1), "min_len <= max_len"),

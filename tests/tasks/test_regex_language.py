@@ -108,7 +108,7 @@ def test_json_gives_the_same_words():
 
 
 @pytest.mark.parametrize(
-    "fields, message",
+    ("fields", "message"),
     [
         ({"pattern": "a(?=b)"}, "lookaround"),
         ({"pattern": "a+c"}, "alphabet 'ab', got 'c'"),

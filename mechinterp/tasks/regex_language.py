@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,8 +27,9 @@ class RegexLanguage(Task):
     logits of the next symbol in its columns ``next_columns`` and of the class in ``class_columns``.
 
     Words are drawn by ``automata.WordMixture``: all lengths alike, classes by ``p_class``, words of both
-    alike. Different words, not samples, are split, class by class, so that no word is in two splits;
-    of a class with few words the first go to train.
+    alike. Different words, not samples, are split, so that no word is in two splits. They are dealt out
+    class by class in the order of their lengths, so that all splits have all lengths, as far as there
+    are words; a class with too few for every split only trains.
 
     Variables of a batch, ``[batch, pos]``: ``state`` and ``class`` after the symbol at that position,
     and ``symbol``.
@@ -139,18 +141,16 @@ class RegexLanguage(Task):
     def _rows(self) -> dict[str, Tensor]:
         """Which samples each split has."""
         words, word_of = self._samples.unique(dim=0, return_inverse=True)
-        kinds = self.dfa.classify(words)[:, -1]
-        generator, of_word = (
-            torch.Generator().manual_seed(self.seed),
-            torch.empty(len(words), dtype=torch.long),
-        )
+        kinds, lengths = self.dfa.classify(words)[:, -1], (words != PAD).sum(1)
+        generator = torch.Generator().manual_seed(self.seed)
+        of_word = torch.zeros(len(words), dtype=torch.long)
         for kind in range(len(CLASSES)):
             mine = (kinds == kind).nonzero()[:, 0]
-            order = mine[torch.randperm(len(mine), generator=generator)]
-            val, test = (int(share * len(mine)) for share in self.split[1:])
-            train = len(mine) - val - test
-            for split, part in enumerate(order.split([train, val, test])):
-                of_word[part] = split
+            mine = mine[torch.randperm(len(mine), generator=generator)]
+            mine = mine[lengths[mine].argsort(stable=True)]
+            start = self.split[0] * torch.rand((), generator=generator)
+            if len(mine) * min(self.split[1:]) >= 1:
+                of_word[mine] = _dealt(len(mine), self.split, float(start))
         trains = torch.tensor([name in self.train_classes for name in CLASSES])[kinds] | (of_word > 0)
         found = torch.where(trains, of_word, PAD)[word_of]
         return {name: (found == split).nonzero()[:, 0] for split, name in enumerate(SPLITS)}
@@ -272,3 +272,9 @@ class RegexLanguage(Task):
         """A task from ``to_json``'s record, in which tuples are lists."""
         plain = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
         return super().from_json(plain)
+
+
+def _dealt(n: int, shares: tuple[float | int, ...], start: float) -> Int[Tensor, " n"]:
+    """A split for each of n in a row, as evenly as can be: steps of the golden ratio around a circle."""
+    places = (start + (math.sqrt(5) - 1) / 2 * torch.arange(n, dtype=torch.float64)) % 1
+    return torch.bucketize(places, torch.tensor(shares[:-1], dtype=torch.float64).cumsum(0), right=True)

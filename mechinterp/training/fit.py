@@ -19,7 +19,7 @@ from mechinterp.files import write_json
 from mechinterp.tasks.base import Task
 from mechinterp.training.checkpoint import CheckpointSeries, load_state, save_state
 from mechinterp.training.recipe import Recipe
-from mechinterp.training.step import Stepper
+from mechinterp.training.step import Penalty, Stepper
 
 
 class Diverged(RuntimeError):
@@ -78,6 +78,7 @@ def fit(
     *,
     folder: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
+    penalty: Penalty | None = None,
 ) -> Fit:
     """Train a model on a task.
 
@@ -90,6 +91,7 @@ def fit(
             the same bits as if it had not been interrupted. ``None`` keeps all in memory.
         callbacks: called after every measurement with the ``Fit``; one that returns True stops
             training.
+        penalty: what the weights cost besides the task's loss; added to the gradient, not to the history.
 
     Returns:
         The finished ``Fit``. Ctrl-C ends training as a stop would, with the state saved and
@@ -103,19 +105,23 @@ def fit(
     place = None if folder is None else Path(folder)
     series = CheckpointSeries(None if place is None else place / "checkpoints")
     job = Fit(model, task, recipe, History(), series)
-    loop = _Loop(job, place, callbacks)
-    loop.resume()
-    began = time.perf_counter() - job.history.seconds
-    try:
-        with between_steps() as interrupted:
-            while not job.stopped:
-                loop.advance()
-                job.history.seconds = time.perf_counter() - began
-                if interrupted():
-                    job.stopped = job.stopped or "interrupted"
-    except KeyboardInterrupt:
-        job.stopped = "interrupted"
-    loop.save()
+    loop = _Loop(job, place, callbacks, penalty)
+    # Dropout draws from torch's own generators: they are seeded here, and left as they were found.
+    devices = sorted({x.device.index or 0 for x in model.parameters() if x.device.type == "cuda"})
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(recipe.seed)
+        loop.resume()
+        began = time.perf_counter() - job.history.seconds
+        try:
+            with between_steps() as interrupted:
+                while not job.stopped:
+                    loop.advance()
+                    job.history.seconds = time.perf_counter() - began
+                    if interrupted():
+                        job.stopped = job.stopped or "interrupted"
+        except KeyboardInterrupt:
+            job.stopped = "interrupted"
+        loop.save()
     return job
 
 
@@ -145,9 +151,11 @@ def between_steps() -> Iterator[Callable[[], bool]]:
 class _Loop:
     """Steps, measurements, and when to stop."""
 
-    def __init__(self, job: Fit, place: Path | None, callbacks: Sequence[Callback]) -> None:
+    def __init__(
+        self, job: Fit, place: Path | None, callbacks: Sequence[Callback], penalty: Penalty | None
+    ) -> None:
         self.job, self.place, self.callbacks = job, place, callbacks
-        self.stepper = Stepper(job.model, job.task, job.recipe)
+        self.stepper = Stepper(job.model, job.task, job.recipe, penalty)
         self.test = job.task.dataset(job.task.watched).to(next(job.model.parameters()).device)
         self.kept_at = job.recipe.checkpoint_steps()
         self.end, self.best, self.since_best = job.recipe.steps, math.inf, 0

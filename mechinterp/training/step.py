@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from mechinterp.tasks.base import Batch, Task
 from mechinterp.training.recipe import Recipe
 
 
+Penalty = Callable[[nn.Module], Float[Tensor, ""]]
+"""What a model's weights cost, besides the task's loss."""
+
+
 class Stepper:
     """A model, its data and its optimiser; each ``step`` takes one and returns the loss before it."""
 
-    def __init__(self, model: nn.Module, task: Task, recipe: Recipe) -> None:
+    def __init__(
+        self, model: nn.Module, task: Task, recipe: Recipe, penalty: Penalty | None = None
+    ) -> None:
         keep_freed_memory()
         self.model, self.task, self.recipe, self.steps = model, task, recipe, 0
+        self.penalty = penalty
         self.train = task.dataset("train").to(next(model.parameters()).device)
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -38,7 +47,7 @@ class Stepper:
         if value - value != 0:  # infinite or not a number
             return value
         self.optimizer.zero_grad()
-        loss.backward()
+        (loss if self.penalty is None else loss + self.penalty(self.model)).backward()
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights, self.recipe.clip_norm)
         self.optimizer.step()

@@ -7,6 +7,7 @@ import torch
 
 from mechinterp.automata import CLASSES
 from mechinterp.tasks import RegexLanguage
+from mechinterp.tasks.regex_language import SPLITS
 
 TASK = RegexLanguage(pattern="a*b*", n_samples=600, max_len=8)
 
@@ -37,6 +38,16 @@ def test_no_word_is_in_two_splits_and_sizes_are_near_what_was_asked():
     assert sum(sizes) == 600
     assert sizes[0] > 0.7 * 600
     assert any("600 samples" in note for note in TASK.notes)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_a_class_with_one_word_a_length_no_neighbours_are_held_out(seed):
+    task = RegexLanguage(pattern="a+", seed=seed)
+    accepted = {split: {text for text in texts(task, task.dataset(split)) if "b" not in text} for split in SPLITS}
+    held_out = sorted(len(text) for split in ("val", "test") for text in accepted[split])
+    assert all(accepted.values())
+    assert len(held_out) <= 6
+    assert min(b - a for a, b in zip(held_out, held_out[1:])) > 1
 
 
 def test_a_single_accepted_word_trains():

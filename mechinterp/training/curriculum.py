@@ -1,0 +1,46 @@
+"""One network, trained on one task after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mechinterp.tasks.base import Task
+from mechinterp.training.fit import Fit, fit
+from mechinterp.training.recipe import Recipe
+
+
+def curriculum(
+    model: nn.Module,
+    stages: Sequence[tuple[Task, Recipe]],
+    *,
+    folder: str | Path | None = None,
+    **settings: Any,
+) -> list[Fit]:
+    """Train a model on each task in turn; each stage begins with the weights that the last one ended with.
+
+    Args:
+        model: trained in place; it must take the inputs of all tasks and have outputs for all.
+        stages: tasks and how to train on each.
+        folder: each stage keeps its state in a folder of its own below, ``stage_0`` and so on, so that
+            the whole resumes where it was interrupted.
+        settings: what else ``fit`` takes.
+
+    Returns:
+        A ``Fit`` for each stage begun; an interruption ends with the stage that it met.
+
+    Raises:
+        ValueError: no stages; as ``fit``.
+    """
+    if not stages:
+        raise ValueError("expected at least one task to train on, got none")
+    jobs = []
+    for number, (task, recipe) in enumerate(stages):
+        place = None if folder is None else Path(folder) / f"stage_{number}"
+        jobs.append(fit(model, task, recipe, folder=place, **settings))
+        if jobs[-1].stopped == "interrupted":
+            break
+    return jobs

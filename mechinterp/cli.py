@@ -14,16 +14,24 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
-STUDIES = {"modular-addition": ("modular_addition", "ModularAdditionStudy")}
+STUDIES = {
+    "modular-addition": ("modular_addition", "ModularAdditionStudy"),
+    "regex-language": ("regex_language", "RegexLanguageStudy"),
+}
 TRAININGS = {"modular-addition": ("ModularAddition", "modular_addition", "MODULAR_ADDITION")}
+"""Task, factory and recipes, whose fields are the options."""
+SCRIPTS = {"regex-language": ("regex_language", "RegexLanguageOptions")}
+"""Trainings whose options are a class of their study's."""
 
 HELP = f"""usage: mechinterp COMMAND ...
 
   study NAME [options]       train, take apart and judge; ends in a table of claims
                              names: {", ".join(STUDIES)}
   train NAME [options]       train one network; leaves a run folder
-                             names: {", ".join(TRAININGS)}
+                             names: {", ".join([*TRAININGS, *SCRIPTS])}
+  compare-weights RUN        a regular language's network beside its automaton
   runs list [options]        the runs below a folder, the best one by a metric
   runs show PATH             one run: config, metrics and claims
 
@@ -43,6 +51,34 @@ class StudyOutput:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainOutput:
+    """Where a training's run goes."""
+
+    out: Path | None = None
+    """Run folder; by default one below ``runs/`` named after the options."""
+
+
+@dataclass(frozen=True)
+class CompareWeights:
+    """Set a trained network's value circuits beside the automaton of its language."""
+
+    run: Path
+    """Run folder of ``mechinterp train regex-language``."""
+
+    checkpoint: str = "best"
+    """best (lowest loss on val), final, or the number of a kept step."""
+
+    visualize_heads: tuple[int, ...] = ()
+    """Heads to draw beside their symbols, in ``weight_comparison.html``; by default all."""
+
+    test_strings: tuple[str, ...] = ()
+    """Words to run through network and automaton, symbol by symbol."""
+
+    layer: int = 0
+    """Whose heads."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunsList:
     """List runs, oldest first."""
 
@@ -56,7 +92,10 @@ class RunsList:
     """With ``--best``: the smallest value instead."""
 
     metric: str = "test_accuracy"
-    """The metric to show, and to choose the best by."""
+    """The metric to show, and to choose the best by, such as class_acc."""
+
+    pattern: str | None = None
+    """Only runs of this pattern: the same as ``--where pattern=...``."""
 
     where: tuple[str, ...] = ()
     """Only runs whose config says so, as ``key=value``."""
@@ -72,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or {"-h", "--help"} & set(words[:2]):
         print(HELP, end="")
         return 0
-    commands = {"study": _study, "train": _train, "runs": _runs}
+    commands = {"study": _study, "train": _train, "compare-weights": _compare_weights, "runs": _runs}
     try:
         if words[0] not in commands:
             raise ValueError(
@@ -117,7 +156,9 @@ def _study(words: list[str]) -> int:
     module = import_module(f"mechinterp.studies.{room}")
     config_type = getattr(module, config_class)
     both = tyro.cli(
-        tyro.conf.OmitArgPrefixes[_pair(config_type)], args=words[1:], prog=f"mechinterp study {name}"
+        tyro.conf.OmitArgPrefixes[_with_output(config_type, StudyOutput)],
+        args=words[1:],
+        prog=f"mechinterp study {name}",
     )
     config, output = both.config, both.output
     out = output.out or Path("runs") / _folder_name(name, config)
@@ -132,12 +173,12 @@ def _study(words: list[str]) -> int:
     return 0
 
 
-def _pair(config_class: type) -> type:
+def _with_output(config_class: type, output_class: type) -> type:
     both = [
         ("config", config_class, field(default_factory=config_class)),
-        ("output", StudyOutput, field(default_factory=StudyOutput)),
+        ("output", output_class, field(default_factory=output_class)),
     ]
-    return make_dataclass("Study", both, namespace={"__doc__": config_class.__doc__}, frozen=True)
+    return make_dataclass("Options", both, namespace={"__doc__": config_class.__doc__}, frozen=True)
 
 
 def _watch(label: str) -> Any:
@@ -148,13 +189,15 @@ def _folder_name(name: str, config: Any) -> str:
     default = type(config)()
     values = {f.name: getattr(config, f.name) for f in fields(config)}
     changed = [f"{key}-{value}" for key, value in values.items() if value != getattr(default, key)]
-    return "_".join([name, *changed])
+    return quote("_".join([name, *changed]), safe="")  # a pattern may have what no file name can
 
 
 def _train(words: list[str]) -> int:
     import tyro
 
-    name = _name(words, TRAININGS, "train")
+    name = _name(words, [*TRAININGS, *SCRIPTS], "train")
+    if name in SCRIPTS:
+        return _train_script(name, words[1:])
     task_class, factory, recipes = TRAININGS[name]
     task_type = getattr(import_module("mechinterp.tasks"), task_class)
     build = getattr(import_module("mechinterp.models"), factory)
@@ -174,6 +217,38 @@ def _train(words: list[str]) -> int:
     changes = {key: value for key, value in asked.items() if value != getattr(start["model"], key)}
     model = build(options.task, **changes)
     return _fit_into(options.out or Path("runs") / f"train_{name}", options.task, model, options.recipe)
+
+
+def _train_script(name: str, words: list[str]) -> int:
+    import tyro
+
+    room, options_class = SCRIPTS[name]
+    module = import_module(f"mechinterp.studies.{room}")
+    both = tyro.cli(
+        tyro.conf.OmitArgPrefixes[_with_output(getattr(module, options_class), TrainOutput)],
+        args=words,
+        prog=f"mechinterp train {name}",
+    )
+    out = both.output.out or Path("runs") / f"train_{_folder_name(name, both.config)}"
+    run = module.train(both.config, out, _watch).run
+    metrics = run.metrics
+    shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float))
+    print(f"{shown}, {metrics['steps']} steps. Run folder: {out}")
+    return 0
+
+
+def _compare_weights(words: list[str]) -> int:
+    import tyro
+
+    named = [] if not words or words[0].startswith("--") else ["--run"]
+    options = tyro.cli(CompareWeights, args=[*named, *words], prog="mechinterp compare-weights")
+    module = import_module("mechinterp.studies.regex_language.comparing")
+    print(
+        module.compare(
+            options.run, options.checkpoint, options.visualize_heads, options.test_strings, options.layer
+        )
+    )
+    return 0
 
 
 def _train_options(start: Mapping[str, Any], recipes: tuple[str, ...], recipe: str) -> type:
@@ -273,7 +348,10 @@ def _list_runs(words: list[str]) -> int:
             raise ValueError(f"expected --where key=value, got {pair!r}")
     if options.smallest and not options.best:
         raise ValueError("expected --smallest beside --best, got it alone; add --best")
-    found = runs.list_runs(options.root, **dict(pair.split("=", 1) for pair in options.where))
+    wanted = dict(pair.split("=", 1) for pair in options.where)
+    if options.pattern is not None:
+        wanted["pattern"] = options.pattern
+    found = runs.list_runs(options.root, **wanted)
     if options.best:
         found = [runs.best_run(found, options.metric, smallest=options.smallest)]
     if not found:

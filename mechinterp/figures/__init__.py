@@ -8,6 +8,13 @@ import plotly.graph_objects as go
 
 from mechinterp.figures.ablation import pair_maps, pruning_curve
 from mechinterp.figures.attention import circuit_grid, head_map, match_bars, pattern_grid, score_bars
+from mechinterp.figures.automata import (
+    agreement_lines,
+    comparison_lines,
+    swap_bars,
+    sweep_dots,
+    transition_grid,
+)
 from mechinterp.figures.erasure import erasure_bars
 from mechinterp.figures.frequencies import (
     bars,
@@ -66,6 +73,15 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "period_probe": wave_lines,
     "simplex_probe": belief_maps,
     "online_code": code_maps,
+    "transitions": transition_grid,
+    "raw_transitions": transition_grid,
+    "state_transitions": transition_grid,
+    "agreement_by_length": agreement_lines,
+    "agreement_by_position": agreement_lines,
+    "agreement_by_state": agreement_lines,
+    "state_swap": swap_bars,
+    "comparison_along_training": comparison_lines,
+    "language_sweep": sweep_dots,
 }
 
 

@@ -204,8 +204,11 @@ class RegexLanguage(Task):
     @cached_property
     def trivial(self) -> float:
         """The share of the most frequent class among the prefixes of the test words."""
-        test = self.dataset("test")
-        kinds = test.variables["class"][test.mask]
+        return self.most_frequent(self.dataset("test"))
+
+    def most_frequent(self, batch: Batch) -> float:
+        """The share of the most frequent class among the prefixes of some words."""
+        kinds = batch.variables["class"][batch.mask]
         return kinds.bincount().max().item() / len(kinds)
 
     def outputs(self, model: Any, batch: Batch) -> Tensor:

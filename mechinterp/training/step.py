@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from mechinterp.tasks.base import Batch, Task
 from mechinterp.training.recipe import Recipe
 
-
 Penalty = Callable[[nn.Module], Float[Tensor, ""]]
 """What a model's weights cost, besides the task's loss."""
 
@@ -22,9 +21,7 @@ Penalty = Callable[[nn.Module], Float[Tensor, ""]]
 class Stepper:
     """A model, its data and its optimiser; each ``step`` takes one and returns the loss before it."""
 
-    def __init__(
-        self, model: nn.Module, task: Task, recipe: Recipe, penalty: Penalty | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, task: Task, recipe: Recipe, penalty: Penalty | None = None) -> None:
         keep_freed_memory()
         self.model, self.task, self.recipe, self.steps = model, task, recipe, 0
         self.penalty = penalty

@@ -22,7 +22,9 @@ def test_outputs_stay_and_weights_change(normalization, positions, tied):
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.rsplit(".", 1)[-1].startswith(("b_", "b", "w")):
-                weight.add_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
+                weight.add_(
+                    0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name)))
+                )
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     turned = rotate_stream(model, seed=3)
     torch.testing.assert_close(turned(TOKENS), model(TOKENS), rtol=1e-9, atol=1e-9)
@@ -31,5 +33,7 @@ def test_outputs_stay_and_weights_change(normalization, positions, tied):
 
 
 def test_another_seed_is_another_rotation():
-    model = HookedTransformer(TransformerConfig(n_layers=1, d_model=8, d_head=4, n_ctx=5, d_vocab=7, d_mlp=8, act_fn="relu"))
+    model = HookedTransformer(
+        TransformerConfig(n_layers=1, d_model=8, d_head=4, n_ctx=5, d_vocab=7, d_mlp=8, act_fn="relu")
+    )
     assert not torch.allclose(rotate_stream(model, 0).W_E, rotate_stream(model, 1).W_E)

@@ -1,5 +1,6 @@
 """Words of a language as a task: right answers, splits that share no word, scores that know the ceiling."""
 
+import itertools
 import re
 
 import pytest
@@ -43,11 +44,13 @@ def test_no_word_is_in_two_splits_and_sizes_are_near_what_was_asked():
 @pytest.mark.parametrize("seed", range(5))
 def test_of_a_class_with_one_word_a_length_no_neighbours_are_held_out(seed):
     task = RegexLanguage(pattern="a+", seed=seed)
-    accepted = {split: {text for text in texts(task, task.dataset(split)) if "b" not in text} for split in SPLITS}
+    accepted = {
+        split: {text for text in texts(task, task.dataset(split)) if "b" not in text} for split in SPLITS
+    }
     held_out = sorted(len(text) for split in ("val", "test") for text in accepted[split])
     assert all(accepted.values())
     assert len(held_out) <= 6
-    assert min(b - a for a, b in zip(held_out, held_out[1:])) > 1
+    assert min(b - a for a, b in itertools.pairwise(held_out)) > 1
 
 
 def test_a_single_accepted_word_trains():

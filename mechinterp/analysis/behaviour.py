@@ -1,0 +1,219 @@
+"""What a network answers, beside what it should: by length, place or state; and after states are swapped.
+
+A right answer shows that a network agrees with an automaton, not that it has its states. So its
+states are swapped: the direction of one is taken from the stream and that of another put there. A
+network that uses it answers as from the other state, at once; one that carries it along goes on so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mechinterp.analysis.gates import Gate, gated
+from mechinterp.analysis.statistics import benjamini_hochberg, bootstrap_means, sign_flip_p_values
+from mechinterp.hooks import Edit, Site, run
+from mechinterp.result import Result
+
+Follows = Callable[[Tensor, Tensor], Float[Tensor, "example later"]]
+
+
+def agreement(
+    right: Mapping[str, Bool[Tensor, "example pos"]],
+    groups: Int[Tensor, "example *pos"],
+    mask: Bool[Tensor, "example pos"],
+    *,
+    axis: str,
+    trivial: float,
+    untrained: Mapping[str, Bool[Tensor, "example pos"]] | None = None,
+    draws: int = 500,
+    seed: int = 0,
+    gate: Gate | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Result:
+    """The share of right answers in each group: of positions, and of examples that are right throughout.
+
+    Args:
+        right: for each kind of answer, whether it is right.
+        groups: the length of each example, or the state or position at each place.
+        mask: True at real places.
+        axis: what the groups are, such as ``"length"``.
+        trivial: the share that the best constant answer has of the first kind.
+        untrained: the same answers of the untrained network, the control.
+
+    Returns:
+        Dims ``answer`` and the axis. Where examples, not places, are grouped, each kind has a second row,
+        ``whole``: right at every place. ``extra``: ``low`` and ``high``, 95 % over examples, ``n``. The
+        interval is that of the first kind over all.
+
+    Raises:
+        ValueError: no kinds, shapes that differ, or fewer than 2 examples.
+    """
+    shapes = {name: tuple(x.shape) for name, x in right.items()}
+    if not right or set(shapes.values()) != {tuple(mask.shape)} or len(groups) != len(mask) or len(mask) < 2:
+        raise ValueError(
+            f"expected answers like the mask {tuple(mask.shape)} of at least 2 examples, and a group for "
+            f"each, got {shapes or 'none'} and groups {tuple(groups.shape)}"
+        )
+    per_example = groups.ndim == 1
+    places = groups[:, None].expand(mask.shape) if per_example else groups
+    names = places[mask].unique().tolist()
+    inside = torch.stack([mask & (places == name) for name in names], -1)  # [example, pos, group]
+
+    def rows(answers: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Hits and trials of each example in each group, for each kind of answer."""
+        found = {}
+        for name, x in answers.items():
+            hits, trials = (inside & x[..., None]).sum(1).double(), inside.sum(1).double()
+            found[name] = hits, trials
+            if per_example:
+                found[f"{name}, whole"] = ((hits == trials) & (trials > 0)).double(), (trials > 0).double()
+        return found
+
+    mine = rows(right)
+    drawn = torch.randint(len(mask), (draws, len(mask)), generator=torch.Generator().manual_seed(seed))
+    weights = torch.zeros(draws, len(mask), dtype=torch.float64)
+    weights.scatter_add_(1, drawn, torch.ones(1, 1, dtype=torch.float64).expand(drawn.shape))
+    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    low_high = [
+        ((weights @ hits) / (weights @ trials)).nanquantile(ends, 0) for hits, trials in mine.values()
+    ]
+    first, among = next(iter(mine.values()))
+    whole = ((weights @ first.sum(1)) / (weights @ among.sum(1))).quantile(ends)
+    coords = {"answer": list(mine), axis: names}
+
+    def label(x: list[Tensor]) -> xr.DataArray:
+        return xr.DataArray(torch.stack(x).numpy(), dims=("answer", axis), coords=coords)
+
+    def shares(answers: Mapping[str, Tensor]) -> xr.DataArray:
+        found = label([hits.sum(0) / trials.sum(0) for hits, trials in rows(answers).values()])
+        found.attrs["units"] = "share of right answers"
+        return found
+
+    extra = {"low": label([pair[0] for pair in low_high]), "high": label([pair[1] for pair in low_high])}
+    return Result(
+        name=f"agreement_by_{axis}",
+        values=shares(right),
+        trivial=trivial,
+        control=None if untrained is None else shares(untrained),
+        control_kind="" if untrained is None else "untrained network",
+        interval=tuple(whole.tolist()),
+        provenance=gated(gate, {**(provenance or {}), "axis": axis, "n": len(mask), "seed": seed}),
+        extra={**extra, "n": label([trials.sum(0) for _, trials in mine.values()])},
+    )
+
+
+def state_swap(
+    model: nn.Module,
+    inputs: Int[Tensor, "example pos"],
+    hook: str,
+    at: Int[Tensor, " example"],
+    directions: Float[Tensor, "state d_model"],
+    source: Int[Tensor, " example"],
+    target: Int[Tensor, " example"],
+    wrong: Int[Tensor, " example"],
+    follows: Follows,
+    *,
+    seed: int = 0,
+    gate: Gate | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Result:
+    """Put another state's direction into the stream, and see whether the network goes on from there.
+
+    At one place of each example the stream gets ``directions[target] - directions[source]``. The controls
+    put a third state there instead, and a random direction of the same length.
+
+    Args:
+        hook: of the stream, ``[example, pos, d_model]``.
+        at: the place in each example.
+        directions: what the stream holds in each state, such as ``StateBasis.write``.
+        source, target, wrong: states by number: the one there, the one put there, and the third.
+        follows: of outputs ``[example, pos, out]`` and states ``[example]``, whether the answers at the
+            place and later are those that follow from these states: 1 or 0, and NaN where they
+            would be the same from the source, so that the intact network scores 0 if it is right.
+
+    Returns:
+        Dim ``later``: the share of answers that follow from the target, at the place itself (0) and so
+        many symbols later. Trivial: the intact network. Control: the same answers after the third state was
+        put there. ``extra``: ``random``, the share after a random direction, ``intact``, ``n``, ``low`` and
+        ``high`` (95 %, over examples), and ``p`` of the difference from the third state, adjusted for how
+        many places there are. The interval is that of place 0.
+
+    Raises:
+        ValueError: examples whose three states are not different, or fewer than 2.
+    """
+    if len(inputs) < 2 or bool(((source == target) | (target == wrong)).any()):
+        raise ValueError(
+            "expected at least 2 examples, each with a target other than its source and the wrong state, "
+            f"got {len(inputs)}; draw others"
+        )
+    rows = torch.arange(len(inputs))
+    directions = directions.to(next(model.parameters()))
+    change = directions[target] - directions[source]
+    noise = torch.randn(change.shape, generator=torch.Generator().manual_seed(seed)).to(change)
+    changes = {
+        "target": change,
+        "wrong": directions[wrong] - directions[source],
+        "random": noise * (change.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)),
+    }
+
+    def answers(added: Tensor | None) -> Float[Tensor, "example later"]:
+        def add(x: Tensor, _: str) -> Tensor:
+            moved = x.clone()
+            moved[rows, at] += added
+            return moved
+
+        edits = [] if added is None else [Edit(Site(hook), add, "swap state")]
+        with torch.no_grad():
+            return follows(run(model, inputs, edits=edits), target).double()
+
+    found = {"intact": answers(None), **{name: answers(added) for name, added in changes.items()}}
+    counts = (~found["target"].isnan()).sum(0)
+    there = counts >= 2
+    if not bool(there.any()):
+        raise ValueError(
+            "expected answers that tell the target from the source, got none; choose other states"
+        )
+    later = there.nonzero()[:, 0]
+    shares = {name: x[:, later].nanmean(0) for name, x in found.items()}
+    low, high, p = _over_examples(found["target"][:, later], found["wrong"][:, later], seed)
+    coords = {"later": later.tolist()}
+
+    def label(x: Any) -> xr.DataArray:
+        return xr.DataArray(np.asarray(x), dims=("later",), coords=coords)
+
+    values = label(shares["target"])
+    values.attrs["units"] = "share that follows the state put in"
+    return Result(
+        name="state_swap",
+        values=values,
+        trivial=float(shares["intact"][0]),
+        control=label(shares["wrong"]),
+        control_kind="a third state's direction",
+        interval=(float(low[0]), float(high[0])),
+        provenance=gated(gate, {**(provenance or {}), "hook": hook, "n": len(inputs), "seed": seed}),
+        extra={
+            "random": label(shares["random"]), "intact": label(shares["intact"]), "n": label(counts[later]),
+            "low": label(low), "high": label(high), "p": label(p),
+        },
+    )  # fmt: skip
+
+
+def _over_examples(
+    found: Float[Tensor, "example later"], control: Float[Tensor, "example later"], seed: int
+) -> tuple[list[float], list[float], np.ndarray]:
+    """Intervals of the shares, and p-values of their difference from the control's."""
+    low, high, p = [], [], []
+    for mine, other in zip(found.T, control.T):
+        real = ~mine.isnan()
+        ends = bootstrap_means(mine[real][:, None], seed=seed)
+        low.append(float(ends[0]))
+        high.append(float(ends[1]))
+        p.append(float(sign_flip_p_values((mine - other)[real][:, None], seed=seed)))
+    return low, high, benjamini_hochberg(p)

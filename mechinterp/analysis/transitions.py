@@ -1,0 +1,266 @@
+"""Whether heads carry an automaton's transition matrices, in the basis of the stream or in that of states.
+
+The published comparison sets head h's matrix beside that of symbol h, entry by entry, in whatever
+basis training left. ``state_basis`` gives one that means something: what each state adds to the stream,
+and a probe that reads it. In both, a random matrix comes out near 0 only on average: the fewer
+states, the more by chance, so every comparison stands beside its nulls.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from mechinterp.analysis.gates import Gate, gated
+from mechinterp.analysis.statistics import null_interval, permutation_p_value
+from mechinterp.result import Result
+
+MEASURES = ("cosine", "pearson", "frobenius", "relative error")
+NULLS = ("relabelled states", "random automata")
+_LARGER = {"cosine": True, "pearson": True, "frobenius": False, "relative error": False}
+
+
+@dataclass(frozen=True, eq=False)
+class StateBasis:
+    """States as directions of the stream.
+
+    Args:
+        write: what the stream holds in each state, on average.
+        read: a linear probe: the stream times this is near 1 for its state and near 0 for others.
+        accuracy: the share of held-out vectors whose state it reads rightly.
+        trivial: the share of the most frequent state.
+    """
+
+    write: Float[Tensor, "state d_model"]
+    read: Float[Tensor, "d_model state"]
+    accuracy: float
+    trivial: float
+
+    def __call__(self, W_V: Float[Tensor, "head d e"], W_O: Float[Tensor, "head e d"]) -> Tensor:
+        """OV circuits in the basis of states, ``[head, state, next]``: what each state's vector writes."""
+        return self.write @ W_V.detach().double().cpu() @ W_O.detach().double().cpu() @ self.read
+
+
+def state_basis(x: Float[Tensor, "n d"], states: Int[Tensor, " n"], *, seed: int = 0) -> StateBasis:
+    """The basis of states in some activations: a probe fitted on half of them, means over the other half.
+
+    The probe is ridge regression on states as one-hot vectors, without an intercept, with a penalty of
+    1e-6 of the mean square: an exact code is read exactly. Halves are by example, so give whole
+    sequences in ``x`` only where neighbours in time may be on both sides.
+
+    Raises:
+        ValueError: states that are missing between 0 and the largest, or have fewer than 4 examples;
+            fewer dimensions than states.
+    """
+    x, n_states = x.detach().double().cpu(), int(states.max()) + 1
+    counts = states.bincount(minlength=n_states)
+    if int(counts.min()) < 4:
+        rare = {i: c for i, c in enumerate(counts.tolist()) if c < 4}
+        raise ValueError(
+            f"expected at least 4 examples of each of {n_states} states, got {rare}; give more or longer "
+            "words"
+        )
+    if x.shape[1] < n_states:
+        raise ValueError(
+            f"expected d_model >= {n_states} states, got {x.shape[1]}: they have no directions of their own; "
+            "raise d_model, or take a smaller automaton"
+        )
+    fits, one_hot = _halves(states, seed), torch.nn.functional.one_hot(states).double()
+    here, there = x[fits], x[~fits]
+    gram = here.mT @ here
+    gram += 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    read = torch.linalg.solve(gram, here.mT @ one_hot[fits])
+    write = (one_hot[~fits].mT @ there) / one_hot[~fits].sum(0)[:, None]
+    right = ((there @ read).argmax(1) == states[~fits]).double().mean().item()
+    return StateBasis(write, read, right, counts.max().item() / len(states))
+
+
+def leading_blocks(
+    W_V: Float[Tensor, "head d e"], W_O: Float[Tensor, "head e d"], n_states: int
+) -> Float[Tensor, "head state next"]:
+    """The leading blocks of OV circuits, where the published comparison looks for the states.
+
+    Raises:
+        ValueError: fewer dimensions than states.
+    """
+    if W_V.shape[1] < n_states:
+        raise ValueError(
+            f"expected d_model >= {n_states} states, got {W_V.shape[1]}; raise d_model, or take a smaller "
+            "automaton"
+        )
+    return W_V.detach().double().cpu()[:, :n_states] @ W_O.detach().double().cpu()[:, :, :n_states]
+
+
+def compare_transitions(
+    matrices: Float[Tensor, "head state next"],
+    transitions: Float[Tensor, "symbol state next"],
+    *,
+    name: str = "transitions",
+    match: bool = True,
+    untrained: Float[Tensor, "head state next"] | None = None,
+    draws: int = 500,
+    seed: int = 0,
+    gate: Gate | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Result:
+    """How alike heads' matrices are to symbols' transition matrices, head by head and all together.
+
+    Args:
+        matrices: of heads, in a basis of states (``state_basis``) or in what stands for one
+            (``leading_blocks``).
+        transitions: 1 from every state to the next, as ``DFA.matrices``.
+        name: of the result.
+        match: give each head the symbol with which all together are most alike, by the cosine
+            (Kuhn 1955); in the nulls as well. Otherwise head h is symbol h.
+        untrained: the same matrices of the untrained network.
+        draws: of each null. Where there are fewer relabellings than that, all are taken.
+
+    Returns:
+        Dims ``measure`` (cosine, Pearson's r, Frobenius distance, and that over the size of what is
+        expected) and ``head``, the last ``all``; heads without a symbol are NaN. Trivial is what a
+        matrix of zeros has. Control: the mean over random automata of the same size. ``extra``:
+        ``null_low`` and ``null_high`` (null, measure, head), the middle 95 % of states relabelled and of
+        random automata, ``p`` of both, ``n_null``, how many draws they have (relabellings that change
+        nothing do not count), ``untrained``, ``symbol`` of each head (-1 for none), ``matrices``,
+        ``transitions``. The interval is the 95 % of random automata for the cosine of all.
+
+    Raises:
+        ValueError: matrices that are not of the same states, not finite, or no draws.
+    """
+    _check(matrices, transitions, draws)
+    found, expected = matrices.double().numpy(), transitions.double().numpy()
+    values, symbols = _compared(found, expected, match)
+    drawn = _relabelled(expected, draws, seed), _random(expected.shape, draws, seed)
+    nothing = np.full((1, *values.shape), np.nan)
+    nulls = [
+        np.array([_compared(found, t, match)[0] for t in some]) if len(some) else nothing for some in drawn
+    ]
+    heads = [*map(str, range(len(found))), "all"]
+    dims, coords = ("measure", "head"), {"measure": list(MEASURES), "head": heads}
+    both = ("null", *dims), {"null": list(NULLS), **coords}
+    bounds = np.stack([_of_cells(null, null_interval) for null in nulls], 1)
+    p = np.stack([_p_values(values, null) for null in nulls])
+    extra = {
+        "null_low": xr.DataArray(bounds[0], dims=both[0], coords=both[1]),
+        "null_high": xr.DataArray(bounds[1], dims=both[0], coords=both[1]),
+        "p": xr.DataArray(p, dims=both[0], coords=both[1]),
+        "n_null": xr.DataArray([len(some) for some in drawn], dims=("null",), coords={"null": list(NULLS)}),
+        "symbol": xr.DataArray(symbols, dims=("head_number",)),
+        "matrices": xr.DataArray(found, dims=("head_number", "state", "next")),
+        "transitions": xr.DataArray(expected, dims=("symbol_number", "state", "next")),
+    }
+    if untrained is not None:
+        beside = _compared(untrained.double().numpy(), expected, match)[0]
+        extra["untrained"] = xr.DataArray(beside, dims=dims, coords=coords)
+    own = {"matched": match, "draws": draws, "seed": seed}
+    return Result(
+        name=name,
+        values=xr.DataArray(values, dims=dims, coords=coords, attrs={"units": "as the measure says"}),
+        trivial=0.0,
+        control=xr.DataArray(_of_cells(nulls[1], np.mean), dims=dims, coords=coords),
+        control_kind=f"random automata of the same size, mean of {draws} draws",
+        interval=tuple(map(float, bounds[:, 1, 0, -1])),
+        provenance=gated(gate, {**(provenance or {}), **own}),
+        extra=extra,
+    )
+
+
+def _check(matrices: Tensor, transitions: Tensor, draws: int) -> None:
+    if matrices.ndim != 3 or transitions.ndim != 3 or matrices.shape[1:] != transitions.shape[1:]:
+        raise ValueError(
+            "expected matrices [head, state, next] and transitions [symbol, state, next] of the same "
+            f"states, got {list(matrices.shape)} and {list(transitions.shape)}; bring them into one basis"
+        )
+    if not bool(matrices.isfinite().all()) or draws < 1:
+        raise ValueError(f"expected finite matrices and at least 1 draw of each null, got draws={draws}")
+
+
+def _compared(found: NDArray, expected: NDArray, match: bool) -> tuple[NDArray, NDArray]:
+    """Every measure of every head and of all, ``[measure, head + 1]``, and each head's symbol."""
+    symbols = np.full(len(found), -1)
+    if match:
+        alike = _cosine(found[:, None], expected[None])
+        rows, columns = linear_sum_assignment(-np.nan_to_num(alike))
+        symbols[rows] = columns
+    else:
+        least = min(len(found), len(expected))
+        symbols[:least] = np.arange(least)
+    paired = np.flatnonzero(symbols >= 0)
+    values = np.full((len(MEASURES), len(found) + 1), np.nan)
+    values[:, paired] = _measures(found[paired], expected[symbols[paired]])
+    values[:, -1:] = _measures(found[paired].reshape(1, 1, -1), expected[symbols[paired]].reshape(1, 1, -1))
+    return values, symbols
+
+
+def _measures(x: NDArray, y: NDArray) -> NDArray[np.float64]:
+    def centred(z: NDArray) -> NDArray:
+        return z - z.mean((-2, -1), keepdims=True)
+
+    distance, size = np.sqrt(((x - y) ** 2).sum((-2, -1))), np.sqrt((y**2).sum((-2, -1)))
+    return np.stack([_cosine(x, y), _cosine(centred(x), centred(y)), distance, distance / size])
+
+
+def _cosine(x: NDArray, y: NDArray) -> NDArray[np.float64]:
+    """NaN where one of the two is 0."""
+    sizes = np.sqrt((x**2).sum((-2, -1)) * (y**2).sum((-2, -1)))
+    return np.divide((x * y).sum((-2, -1)), sizes, out=np.full(sizes.shape, np.nan), where=sizes > 1e-12)
+
+
+def _relabelled(expected: NDArray, draws: int, seed: int) -> list[NDArray]:
+    """The transitions with states named otherwise, all ways if they are few, but those that change nothing."""
+    n = expected.shape[-1]
+    if math.factorial(n) - 1 <= draws:
+        orders = [np.array(order) for order in itertools.permutations(range(n))]
+    else:
+        rng = np.random.default_rng(seed)
+        orders = [rng.permutation(n) for _ in range(draws)]
+    renamed = (expected[:, order][:, :, order] for order in orders)
+    return [transitions for transitions in renamed if (transitions != expected).any()]
+
+
+def _random(shape: tuple[int, ...], draws: int, seed: int) -> NDArray[np.float64]:
+    """Transitions of automata whose next states are drawn independently."""
+    after = np.random.default_rng(seed + 1).integers(shape[-1], size=(draws, *shape[:2]))
+    return np.eye(shape[-1])[after]
+
+
+def _of_cells(null: NDArray, statistic: Callable[[NDArray], Any]) -> NDArray[np.float64]:
+    """A statistic of each cell's draws; a head is left out of the draws in which it has no symbol."""
+
+    def of(draws: NDArray) -> Any:
+        there = draws[~np.isnan(draws)]
+        return statistic(there) if len(there) else statistic(np.full(1, np.nan))
+
+    return np.apply_along_axis(of, 0, null)
+
+
+def _p_values(values: NDArray, null: NDArray) -> NDArray[np.float64]:
+    p = np.full(values.shape, np.nan)
+    for (measure, head), value in np.ndenumerate(values):
+        draws = null[:, measure, head]
+        draws = draws[~np.isnan(draws)]
+        if not np.isnan(value) and len(draws):
+            side = "greater" if _LARGER[MEASURES[measure]] else "less"
+            p[measure, head] = permutation_p_value(value, draws, side)
+    return p
+
+
+def _halves(states: Int[Tensor, " n"], seed: int) -> Bool[Tensor, " n"]:
+    """True for half of each state's examples."""
+    order = torch.randperm(len(states), generator=torch.Generator().manual_seed(seed))
+    half = torch.zeros(len(states), dtype=torch.bool)
+    for state in states.unique():
+        mine = order[states[order] == state]
+        half[mine[: len(mine) // 2]] = True
+    return half

@@ -6,6 +6,7 @@ options of a command are the fields of its config, read by tyro.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -24,6 +25,9 @@ TRAININGS = {"modular-addition": ("ModularAddition", "modular_addition", "MODULA
 """Task, factory and recipes, whose fields are the options."""
 SCRIPTS = {"regex-language": ("regex_language", "RegexLanguageOptions")}
 """Trainings whose options are a class of their study's."""
+
+LONGEST_NAME = 100
+"""Of a run folder that was not named."""
 
 HELP = f"""usage: mechinterp COMMAND ...
 
@@ -189,7 +193,10 @@ def _folder_name(name: str, config: Any) -> str:
     default = type(config)()
     values = {f.name: getattr(config, f.name) for f in fields(config)}
     changed = [f"{key}-{value}" for key, value in values.items() if value != getattr(default, key)]
-    return quote("_".join([name, *changed]), safe="")  # a pattern may have what no file name can
+    whole = quote("_".join([name, *changed]), safe="")  # a pattern may have what no file name can
+    if len(whole) <= LONGEST_NAME:
+        return whole
+    return f"{whole[:LONGEST_NAME]}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 def _train(words: list[str]) -> int:

@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "figures": {"result"},
     "runs": {"files", "result"},
     "report": {"result"},
-    "studies": GROUND | {"tasks", "models", "constructions", "training", "analysis", "runs", "report"},
+    "studies": GROUND
+    | {"automata", "tasks", "models", "constructions", "training", "analysis", "runs", "report"},
     "cli": GROUND | {"tasks", "models", "training", "runs", "studies"},
     "__main__": {"cli"},
     "__init__": set(),

@@ -94,7 +94,10 @@ def test_each_command_lists_its_options(capsys, words, options):
     ("words", "message"),
     [
         (["grow"], "expected a command of .*study.*got 'grow'"),
-        (["study"], r"expected one of \['modular-addition'\] after mechinterp study, got nothing"),
+        (
+            ["study"],
+            r"expected one of \['modular-addition', 'regex-language'\] after mechinterp study, got nothing",
+        ),
         (["study", "sorting"], "got sorting"),
         (["train", "sorting"], "got sorting"),
         (["study", "modular-addition", "--p", "8"], "odd modulus"),

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from mechinterp import figures
+from mechinterp.analysis.transitions import compare_transitions
 from mechinterp.result import Result
 
 DIVERGING = "rgb(5,48,97)"  # where plotly's RdBu_r begins
@@ -77,6 +79,50 @@ def phase():
     return Result(name="decay_and_fraction_phase", values=values, trivial=0.1)
 
 
+def transitions(heads=3, symbols=2, **provenance):
+    matrices = torch.randn(heads, 3, 3, generator=torch.Generator().manual_seed(0))
+    machine = torch.eye(3)[torch.tensor([[0, 1, 2], [1, 2, 0]])[:symbols]]
+    return compare_transitions(
+        matrices, machine, untrained=matrices / 2, draws=20, provenance={"basis": "states", **provenance}
+    )
+
+
+def agreement_by(axis):
+    x = array((2, 3), ("answer", axis), answer=["class", "best token"], **{axis: [1, 2, 3]})
+    extra = {"low": x - 0.1, "high": x + 0.1}
+    told = {"trained up to": 2} if axis == "length" else {}
+    return Result(
+        name=f"agreement_by_{axis}", values=x, trivial=0.3, control=x / 2, control_kind="untrained network",
+        extra=extra, provenance=told,
+    )  # fmt: skip
+
+
+def swap():
+    x = array(3, "later", later=[0, 1, 2])
+    extra = {"random": x / 3, "low": x - 0.1, "high": x + 0.1}
+    return Result(name="state_swap", values=x, control=x / 2, control_kind="a third state", extra=extra)
+
+
+def along_training():
+    coords = {"basis": ["raw", "state_basis"], "step": [0, 10, 90]}
+    gradient = array((2, 3), ("component", "step"), component=["W_E", "W_V"], step=[0, 10, 90])
+    return Result(
+        name="comparison_along_training", values=array((2, 3), ("basis", "step"), **coords),
+        control=array(2, "basis", basis=coords["basis"]), control_kind="random automata",
+        extra={"gradient": gradient},
+    )  # fmt: skip
+
+
+def language_sweep():
+    settings, measures = ["d_model=8", "d_model=16", "n_heads=1"], ["class_acc", "string_acc"]
+    return Result(
+        name="language_sweep",
+        values=array((3, 2), ("setting", "measure"), setting=settings, measure=measures),
+        control=array(3, "setting", setting=settings), control_kind="best constant class",
+        extra={"axis": xr.DataArray(["d_model", "d_model", "n_heads"], dims="setting")},
+    )  # fmt: skip
+
+
 PROGRESS = ["train_loss", "test_loss", "restricted_loss", "excluded_loss", "gini", "weight_norm"]
 CURVES = ["train_loss", "test_loss", "train_score", "test_score"]
 SPECTRA = ("embedding_spectrum", "readout_spectrum", "logit_frequencies")
@@ -89,6 +135,13 @@ RESULTS = {
     "neuron_clusters": clusters(),
     "sufficiency": sufficiency(),
     "decay_and_fraction_phase": phase(),
+    "transitions": transitions(),
+    "raw_transitions": replace(transitions(), name="raw_transitions"),
+    "state_transitions": replace(transitions(), name="state_transitions"),
+    **{f"agreement_by_{axis}": agreement_by(axis) for axis in ("length", "position", "state")},
+    "state_swap": swap(),
+    "comparison_along_training": along_training(),
+    "language_sweep": language_sweep(),
 }  # fmt: skip
 EDGES = {
     "a network that never generalised": replace(
@@ -98,6 +151,9 @@ EDGES = {
     "a spectrum without control": replace(RESULTS["embedding_spectrum"], control=None),
     "progress without control": replace(RESULTS["progress"], control=None),
     "one ring": circles(n=1),
+    "more heads than fit": transitions(heads=12),
+    "chosen heads": transitions(heads=12, visualized=[11, 2]),
+    "one head": transitions(heads=1),
     "more rings than a page holds": circles(n=40, p=83),
     "no neuron of one frequency": neurons(scale=0.1),
     "a grid in which nothing groks": replace(phase(), values=phase().values * np.nan),

@@ -25,13 +25,13 @@ Follows = Callable[[Tensor, Tensor], Float[Tensor, "example later"]]
 
 
 def agreement(
-    right: Mapping[str, Bool[Tensor, "example pos"]],
-    groups: Int[Tensor, "example *pos"],
+    right: Mapping[str, Bool[Tensor, "_ _"]],
+    groups: Int[Tensor, "_ *some"],
     mask: Bool[Tensor, "example pos"],
     *,
     axis: str,
     trivial: float,
-    untrained: Mapping[str, Bool[Tensor, "example pos"]] | None = None,
+    untrained: Mapping[str, Bool[Tensor, "_ _"]] | None = None,
     draws: int = 500,
     seed: int = 0,
     gate: Gate | None = None,

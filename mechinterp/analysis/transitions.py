@@ -3,7 +3,8 @@
 The published comparison sets head h's matrix beside that of symbol h, entry by entry, in whatever
 basis training left. ``state_basis`` gives one that means something: what each state adds to the stream,
 and a probe that reads it. In both, a random matrix comes out near 0 only on average: the fewer
-states, the more by chance, so every comparison stands beside its nulls.
+states, the more by chance, so every comparison stands beside its nulls. Of two states and two symbols
+there are only 16 automata, and not even a perfect match is rare.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def leading_blocks(
 
 def compare_transitions(
     matrices: Float[Tensor, "head state next"],
-    transitions: Float[Tensor, "symbol state next"],
+    transitions: Float[Tensor, "symbol s t"],
     *,
     name: str = "transitions",
     match: bool = True,
@@ -140,12 +141,10 @@ def compare_transitions(
     """
     _check(matrices, transitions, draws)
     found, expected = matrices.double().numpy(), transitions.double().numpy()
-    values, symbols = _compared(found, expected, match)
+    (values,), (symbols,) = _compared(found, expected[None], match)
     drawn = _relabelled(expected, draws, seed), _random(expected.shape, draws, seed)
     nothing = np.full((1, *values.shape), np.nan)
-    nulls = [
-        np.array([_compared(found, t, match)[0] for t in some]) if len(some) else nothing for some in drawn
-    ]
+    nulls = [_compared(found, some, match)[0] if len(some) else nothing for some in drawn]
     heads = [*map(str, range(len(found))), "all"]
     dims, coords = ("measure", "head"), {"measure": list(MEASURES), "head": heads}
     both = ("null", *dims), {"null": list(NULLS), **coords}
@@ -161,7 +160,7 @@ def compare_transitions(
         "transitions": xr.DataArray(expected, dims=("symbol_number", "state", "next")),
     }
     if untrained is not None:
-        beside = _compared(untrained.double().numpy(), expected, match)[0]
+        beside = _compared(untrained.double().numpy(), expected[None], match)[0][0]
         extra["untrained"] = xr.DataArray(beside, dims=dims, coords=coords)
     own = {"matched": match, "draws": draws, "seed": seed}
     return Result(
@@ -186,21 +185,28 @@ def _check(matrices: Tensor, transitions: Tensor, draws: int) -> None:
         raise ValueError(f"expected finite matrices and at least 1 draw of each null, got draws={draws}")
 
 
-def _compared(found: NDArray, expected: NDArray, match: bool) -> tuple[NDArray, NDArray]:
-    """Every measure of every head and of all, ``[measure, head + 1]``, and each head's symbol."""
-    symbols = np.full(len(found), -1)
+def _compared(
+    found: Float[np.ndarray, "head state next"], expected: Float[np.ndarray, "draw symbol s t"], match: bool
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Every measure of every head and of all, ``[draw, measure, head + 1]``, and each head's symbol, by draw."""
+    draws, heads = len(expected), len(found)
+    symbols = np.full((draws, heads), -1)
     if match:
-        alike = _cosine(found[:, None], expected[None])
-        rows, columns = linear_sum_assignment(-np.nan_to_num(alike))
-        symbols[rows] = columns
+        alike = np.nan_to_num(_cosine(found[:, None], expected[:, None]))
+        for own, row in zip(symbols, alike):
+            matched, to = linear_sum_assignment(-row)
+            own[matched] = to
     else:
-        least = min(len(found), len(expected))
-        symbols[:least] = np.arange(least)
-    paired = np.flatnonzero(symbols >= 0)
-    values = np.full((len(MEASURES), len(found) + 1), np.nan)
-    values[:, paired] = _measures(found[paired], expected[symbols[paired]])
-    values[:, -1:] = _measures(found[paired].reshape(1, 1, -1), expected[symbols[paired]].reshape(1, 1, -1))
-    return values, symbols
+        least = min(heads, expected.shape[1])
+        symbols[:, :least] = np.arange(least)
+    paired = (symbols >= 0)[..., None, None]
+    beside = np.take_along_axis(expected, np.maximum(symbols, 0)[..., None, None], 1)
+    each = _measures(np.broadcast_to(found, beside.shape), beside)
+    each[np.broadcast_to(~paired[None, ..., 0, 0], each.shape)] = np.nan
+    # All together: one long matrix of those that are beside a symbol, as many for every draw.
+    kept = paired.repeat(found.shape[1], 2).repeat(found.shape[2], 3)
+    x, y = (np.broadcast_to(z, beside.shape)[kept].reshape(draws, 1, 1, -1) for z in (found, beside))
+    return np.concatenate((each, _measures(x, y)), -1).swapaxes(0, 1), symbols
 
 
 def _measures(x: NDArray, y: NDArray) -> NDArray[np.float64]:
@@ -217,16 +223,15 @@ def _cosine(x: NDArray, y: NDArray) -> NDArray[np.float64]:
     return np.divide((x * y).sum((-2, -1)), sizes, out=np.full(sizes.shape, np.nan), where=sizes > 1e-12)
 
 
-def _relabelled(expected: NDArray, draws: int, seed: int) -> list[NDArray]:
-    """The transitions with states named otherwise, all ways if they are few, but those that change nothing."""
+def _relabelled(expected: NDArray, draws: int, seed: int) -> NDArray[np.float64]:
+    """The transitions with states named otherwise, in all ways if they are few, where that changes them."""
     n = expected.shape[-1]
     if math.factorial(n) - 1 <= draws:
-        orders = [np.array(order) for order in itertools.permutations(range(n))]
+        orders = np.array(list(itertools.permutations(range(n))))
     else:
-        rng = np.random.default_rng(seed)
-        orders = [rng.permutation(n) for _ in range(draws)]
-    renamed = (expected[:, order][:, :, order] for order in orders)
-    return [transitions for transitions in renamed if (transitions != expected).any()]
+        orders = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (draws, 1)), axis=1)
+    renamed = np.stack([expected[:, order][:, :, order] for order in orders])
+    return renamed[(renamed != expected).any((1, 2, 3))]
 
 
 def _random(shape: tuple[int, ...], draws: int, seed: int) -> NDArray[np.float64]:

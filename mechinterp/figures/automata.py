@@ -17,15 +17,20 @@ def transition_grid(result: Result) -> go.Figure:
     """Cosines over their null's band; below, each head's matrix and the transition matrix it is beside."""
     shown = result.provenance.get("visualized") or list(range(len(result.extra["symbol"])))[:_MOST_HEADS]
     columns = len(shown)
-    titles = ["", *(f"head {head}" for head in shown), *map(_symbol, result.extra["symbol"].values[shown])]
+    titles = [
+        "",
+        *(f"head {head}" for head in shown),
+        *map(_symbol, result.extra["symbol"].values[shown].tolist()),
+    ]
     figure = make_subplots(
         rows=3, cols=columns,
         specs=[[{"colspan": columns}, *[None] * (columns - 1)], [{}] * columns, [{}] * columns],
-        row_heights=[0.36, 0.32, 0.32], vertical_spacing=0.13, horizontal_spacing=0.03, subplot_titles=titles,
+        row_heights=[0.36, 0.32, 0.32], vertical_spacing=0.1, horizontal_spacing=0.03, subplot_titles=titles,
     )  # fmt: skip
     _cosines(figure, result)
     matrices, transitions = result.extra["matrices"].values, result.extra["transitions"].values
     limit = float(np.abs(matrices[shown]).max()) or 1.0
+    drawn: set[int] = set()
     for column, head in enumerate(shown, start=1):
         symbol = int(result.extra["symbol"][head])
         pairs = [(2, matrices[head], limit, "learned", 0.47)]
@@ -33,15 +38,19 @@ def transition_grid(result: Result) -> go.Figure:
             pairs.append((3, transitions[symbol], 1.0, "expected", 0.12))
         for row, matrix, most, title, y in pairs:
             figure.add_heatmap(
-                z=matrix, zmin=-most, zmax=most, zmid=0, colorscale=DIVERGING, showscale=column == 1,
+                z=matrix, zmin=-most, zmax=most, zmid=0, colorscale=DIVERGING, showscale=row not in drawn,
                 colorbar={"title": {"text": title}, "len": 0.3, "y": y, "thickness": 12}, row=row, col=column,
             )  # fmt: skip
+            drawn.add(row)
+        ticks = {"dtick": max(1, len(matrices[head]) // 4)}
+        lowest = pairs[-1][0]
+        for row in (2, 3):
+            there = {"visible": row <= lowest, "row": row, "col": column}
+            named = "to state" if row >= lowest else ""
+            figure.update_xaxes(title=named, **ticks, **there)
             figure.update_yaxes(
-                autorange="reversed", title="from state" if column == 1 else "", row=row, col=column
+                autorange="reversed", title="from state" if column == 1 else "", **ticks, **there
             )
-            figure.update_xaxes(title="to state", row=row, col=column)
-            figure.update_xaxes(dtick=max(1, len(matrix) // 4), row=row, col=column)
-            figure.update_yaxes(dtick=max(1, len(matrix) // 4), row=row, col=column)
     basis = result.provenance.get("basis", "the basis given")
     styled(figure, f"Heads beside transition matrices: {basis}", height=680)
     return figure.update_layout(legend={"y": 1.0, "yanchor": "bottom", "x": 0.5, "xanchor": "center"})
@@ -109,15 +118,16 @@ def agreement_lines(result: Result) -> go.Figure:
                 x=x, y=result.control.sel(answer=answer).values, name=f"{answer}, {result.control_kind}",
                 mode=mode, line={"color": GREY, "width": 1.5}, marker={"size": 5, "color": GREY},
             )  # fmt: skip
-    figure.add_hline(y=result.trivial, line={"color": "#444", "dash": "dot", "width": 1.5})
-    figure.add_annotation(
-        x=1, xref="paper", y=result.trivial, text="best constant class", showarrow=False, yanchor="bottom",
-        xanchor="right", font={"size": 11},
+    figure.add_scatter(
+        x=[x[0], x[-1]], y=[result.trivial] * 2, name="best constant class", mode="lines",
+        line={"color": "#444", "dash": "dot", "width": 1.5},
     )  # fmt: skip
     if "trained up to" in result.provenance:
-        figure.add_vrect(
-            x0=result.provenance["trained up to"] + 0.5, x1=float(x[-1]) + 0.5, fillcolor=GREY, opacity=0.12,
-            line_width=0, annotation_text="longer than in training", annotation_position="bottom left",
+        start = result.provenance["trained up to"] + 0.5
+        figure.add_vrect(x0=start, x1=float(x[-1]) + 0.5, fillcolor=GREY, opacity=0.12, line_width=0)
+        figure.add_annotation(
+            x=start, y=1, yref="paper", yanchor="bottom", xanchor="left", showarrow=False,
+            text="longer than in training", font={"size": 11},
         )  # fmt: skip
     units = {
         "length": "length (symbols)",
@@ -186,8 +196,9 @@ def comparison_lines(result: Result) -> go.Figure:
     figure.update_yaxes(
         title="cosine, all heads", range=[-1.05, 1.05], zeroline=True, zerolinecolor="#888", row=1
     )
-    figure.update_yaxes(title="norm of the gradient", type="log", exponentformat="power", row=2)
-    figure.update_xaxes(title="step + 1", type="log", row=2)
+    figure.update_yaxes(title="norm of the gradient", type="log", exponentformat="power", dtick=1, row=2)
+    figure.update_xaxes(type="log", dtick=1)
+    figure.update_xaxes(title="step + 1", row=2)
     styled(figure, "Weights beside the automaton, along training", height=600)
     return figure.update_layout(legend={"y": -0.13})
 

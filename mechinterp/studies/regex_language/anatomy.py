@@ -68,7 +68,7 @@ class Anatomy:
             **behaviour(model, before, task, longer, gate),
             "state_probe": states_read(model, before, task, gate),
         }
-        swap = swapped(model, task, gate, trained.options.seed)
+        swap = swapped(model, task, gate, seed=trained.options.seed)
         if swap is not None:
             results["state_swap"] = swap
         found = [*weight_comparison(model, task, untrained=before, gate=gate), along_training(trained)]
@@ -149,12 +149,13 @@ def states_read(
 
 
 def swapped(
-    model: HookedTransformer, task: RegexLanguage, gate: Gate, seed: int = 0, n: int = 400
+    model: HookedTransformer, task: RegexLanguage, gate: Gate, *, layer: int = 0, seed: int = 0, n: int = 400
 ) -> Result | None:
-    """States swapped in the stream after the first layer; ``None`` if there is only one state."""
+    """States swapped in the stream after a layer; ``None`` if there is only one state."""
     if task.dfa.n_states < 2:
         return None
-    basis, draw = basis_of(model, task), torch.Generator().manual_seed(seed)
+    layer = layer % model.cfg.n_layers
+    basis, draw = basis_of(model, task, layer), torch.Generator().manual_seed(seed)
     words, _ = task.mixture.draw(4 * n, seed + 1)
     lengths = (words != PAD).sum(1)
     words = words[lengths >= 2][:n]
@@ -168,7 +169,7 @@ def swapped(
         return _follows(task, batch, answers, at, source, target)
 
     return state_swap(
-        model, batch.inputs, stream_after(0), at, basis.write, source, others[:, 0], others[:, 1], follows,
+        model, batch.inputs, stream_after(layer), at, basis.write, source, *others.T, follows,
         seed=seed, gate=gate, provenance={"pattern": task.pattern, "layers": model.cfg.n_layers},
     )  # fmt: skip
 

@@ -41,6 +41,7 @@ def _claim(
     measure: Callable[[Anatomy], dict[str, Any]],
     *,
     gated: bool = True,
+    least: float = 0.0,
     control_kind: str,
     source: str,
 ) -> Claim:
@@ -48,6 +49,7 @@ def _claim(
 
     Args:
         measure: ``value``, ``holds``, and where there are such ``trivial`` and ``control``.
+        least: what the value cannot be below; it cannot be above 1.
     """
     those = [one for one in found if one.gate.learned or not gated]
     numbers = [measure(one) for one in those]
@@ -65,12 +67,16 @@ def _claim(
         trivial=middle("trivial"),
         control=middle("control"),
         control_kind=control_kind,
-        interval=seeds_interval(values) if len(values) > 1 else None,
+        interval=_within(seeds_interval(values), least) if len(values) > 1 else None,
         interval_over=f"the mean over {len(values)} of {len(found)} seeds"
         + (" whose network learned" if gated else ""),
         verdict=verdict(all(each["holds"] for each in numbers), bool(numbers)),
         source=source,
     )
+
+
+def _within(interval: tuple[float, float], least: float) -> tuple[float, float]:
+    return max(least, interval[0]), min(1.0, interval[1])
 
 
 def classifies(found: Sequence[Anatomy]) -> Claim:
@@ -212,6 +218,7 @@ def weights_match(found: Sequence[Anatomy]) -> list[Claim]:
             f"a rotated stream has {low:.2f} to {high:.2f}",
             found,
             measure("raw_transitions"),
+            least=-1.0,
             control_kind=NULL,
             source=PUBLISHED,
         ),
@@ -221,6 +228,7 @@ def weights_match(found: Sequence[Anatomy]) -> list[Claim]:
             f"{NULL} (p < 0.05) and the untrained network",
             found,
             measure("state_transitions"),
+            least=-1.0,
             control_kind=NULL,
             source=OURS,
         ),

@@ -82,13 +82,13 @@ def table(result: Result) -> str:
         rotated = result.extra["rotated"].sel(measure="cosine", head="all")
         low, high = float(rotated.min()), float(rotated.max())
         lines.append(
-            f"  In {len(rotated)} rotated streams, whose outputs differ by at most {said['outputs differ by']}, "
-            f"the cosine of all heads is {low:.3f} to {high:.3f}."
+            f"  In {len(rotated)} rotated streams, whose outputs differ by at most "
+            f"{said['outputs differ by']}, the cosine of all heads is {low:.3f} to {high:.3f}."
         )
     else:
         lines.append(
-            f"  The probe that gives the basis reads {said['probe accuracy']:.1%} of held-out states (trivial "
-            f"{said['probe trivial']:.1%})."
+            f"  The probe that gives the basis reads {said['probe accuracy']:.1%} of held-out states "
+            f"(trivial {said['probe trivial']:.1%})."
         )
     return "\n".join(lines)
 

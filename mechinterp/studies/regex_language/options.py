@@ -246,11 +246,11 @@ def train(options: RegexLanguageOptions, out: str | Path, watch: Watch = silent)
     if options.towards_automaton:
         off_construction(model, task.dfa)  # refuses, before work starts, what it cannot pull
         penalty = lambda model: options.towards_automaton * off_construction(model, task.dfa)  # noqa: E731
+    stages = [(each, options.recipe(each)) for each in [*earlier, task]]
     run = Run.create(out, {"kind": "train", "task": task.name, "options": asdict(options)})
     if run.finished:
         return Trained(run, options, task)
     _describe(run, task)
-    stages = [(each, options.recipe(each)) for each in [*earlier, task]]
     with watch(f"train {options.pattern}") as callback:
         jobs = curriculum(model, stages, folder=run.path, callbacks=[callback], penalty=penalty)
     if jobs[-1].stopped == "interrupted":

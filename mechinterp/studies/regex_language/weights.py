@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -100,12 +101,13 @@ def weight_comparison(
         matrices, transitions, untrained=None if untrained is None else in_states(untrained)[0],
         name="state_transitions", provenance={**here, **quality}, **settings,
     )  # fmt: skip
-    return _with_rotations(raw, model, task, layer, seed), states
+    return _with_rotations(raw, plain(model), task, layer, seed), states
 
 
 def plain(model: HookedTransformer) -> HookedTransformer:
-    """The same network without scales in its normalisation, which weights alone would leave out."""
-    return fold_ln(model).eval() if model.cfg.normalization_type in ("LN", "RMS") else model
+    """A copy in evaluation mode, without scales in its normalisation, which weights alone would leave out."""
+    folds = model.cfg.normalization_type in ("LN", "RMS")
+    return (fold_ln(model) if folds else copy.deepcopy(model)).eval()
 
 
 @torch.no_grad()

@@ -188,7 +188,7 @@ def _check(matrices: Tensor, transitions: Tensor, draws: int) -> None:
 def _compared(
     found: Float[np.ndarray, "head state next"], expected: Float[np.ndarray, "draw symbol s t"], match: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Every measure of every head and of all, ``[draw, measure, head + 1]``, and each head's symbol, by draw."""
+    """Every measure of every head and of all, ``[draw, measure, head + 1]``, and heads' symbols, by draw."""
     draws, heads = len(expected), len(found)
     symbols = np.full((draws, heads), -1)
     if match:

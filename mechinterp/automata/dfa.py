@@ -16,6 +16,8 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mechinterp.automata.strides import labels_along, stride
+
 CLASSES = ("reject", "incomplete", "accept")
 REJECT, INCOMPLETE, ACCEPT = range(3)
 PAD = -1
@@ -112,27 +114,26 @@ class DFA:
         Raises:
             ValueError: a number that is no symbol's.
         """
-        return torch.from_numpy(self._states(ids)).T
+        return self._along(ids, np.arange(self.n_states))
 
     def classify(self, ids: Int[Tensor, "word length"]) -> Int[Tensor, "word prefix"]:
         """The class of every prefix, the empty one included."""
-        return torch.from_numpy(self.classes.numpy().take(self._states(ids))).T
+        return self._along(ids, self.classes.numpy())
 
-    def _states(self, ids: Int[Tensor, "word length"]) -> NDArray[np.int64]:
-        """The trace by prefix and word: numpy steps through words a few times faster than torch."""
-        if ids.numel() and (int(ids.min()) < PAD or int(ids.max()) >= self.n_symbols):
+    def _along(
+        self, ids: Int[Tensor, "word length"], labels: NDArray[np.int64]
+    ) -> Int[Tensor, "word prefix"]:
+        """The label of the state after every prefix."""
+        low, high = map(int, ids.aminmax()) if ids.numel() else (PAD, PAD)
+        if low < PAD or high >= self.n_symbols:
             raise ValueError(
-                f"expected symbols in [0, {self.n_symbols}) or {PAD} behind the end, got {int(ids.min())} to "
-                f"{int(ids.max())}; see encode"
+                f"expected symbols in [0, {self.n_symbols}) or {PAD} behind the end, got {low} to {high}; "
+                "see encode"
             )
-        stays = torch.arange(self.n_states)[:, None]
-        flat = torch.cat((stays, self.table), 1).flatten().numpy()
-        steps = np.add(ids.numpy().T, 1, order="C")  # PAD, which is -1, stands for the first column
-        states = np.zeros((ids.shape[1] + 1, len(ids)), dtype=np.int64)
-        for t, symbols in enumerate(steps):
-            symbols += states[t] * (self.n_symbols + 1)
-            flat.take(symbols, out=states[t + 1], mode="clip")
-        return states
+        after = torch.cat((torch.arange(self.n_states)[:, None], self.table), 1).numpy()  # PAD, -1, stays
+        if k := stride(self.n_states, self.n_symbols, ids):
+            return labels_along(after, labels.astype(np.uint8), ids, k)
+        return torch.from_numpy(labels.take(_states(after, ids.numpy()))).T
 
     def accepts(self, word: str) -> bool:
         """Whether a word is in the language."""
@@ -189,3 +190,13 @@ def check_alphabet(alphabet: str) -> None:
             f"expected an alphabet of different characters, at least one, got {alphabet!r}"
             + (f" with {twice} more than once" if twice else "")
         )
+
+
+def _states(after: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The state after every prefix, by prefix and word, a step a symbol."""
+    steps = np.add(ids.T, 1, order="C")
+    states = np.zeros((ids.shape[1] + 1, len(ids)), dtype=np.int64)
+    for t, symbols in enumerate(steps):
+        symbols += states[t] * after.shape[1]
+        after.take(symbols, out=states[t + 1], mode="clip")
+    return states

@@ -24,6 +24,7 @@ from mechinterp.automata import (
     symmetric_group_3,
     transition_monoid,
 )
+from mechinterp.automata.strides import stride
 
 MACHINES = {
     "parity": (parity(), 2, 2, False),
@@ -156,3 +157,18 @@ def test_what_cannot_be_is_refused(call, said):
 
 def test_padding_is_one_number_everywhere():
     assert parity().encode(["", "ab"]).tolist() == [[PAD, PAD], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("n_states", "n_symbols", "length"), [(2, 2, 700), (3, 3, 33), (16, 5, 200), (7, 1, 999)]
+)
+def test_strides_of_symbols_walk_as_single_symbols_do(n_states, n_symbols, length):
+    dfa = random_dfa(n_states, n_symbols, seed=length)
+    words = torch.randint(n_symbols, (400, length), generator=torch.Generator().manual_seed(0))
+    ends = torch.randint(length + 1, (400, 1), generator=torch.Generator().manual_seed(1))
+    words = torch.where(torch.arange(length) < ends, words, PAD)
+    assert stride(n_states, n_symbols, words) > 1 or words.numel() < 2**16
+    parts = [words[rows : rows + 4] for rows in range(0, 400, 4)]  # too few for strides
+    assert not any(stride(n_states, n_symbols, part) for part in parts)
+    for walk in (dfa.trace, dfa.classify):
+        assert torch.equal(walk(words), torch.cat([walk(part) for part in parts]))

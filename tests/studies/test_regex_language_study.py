@@ -1,4 +1,4 @@
-"""The study of regular languages end to end, small: training, resuming, claims, and the commands around it."""
+"""The study of regular languages end to end, small: training, resuming, claims, commands."""
 
 import json
 from contextlib import contextmanager

@@ -49,6 +49,43 @@ def spread(values: list[float | None]) -> str:
     return f"{middle(values)} ({format_number(min(known))} to {format_number(max(known))})"
 
 
+def by_language(runs: list[Run]) -> str:
+    """One row a language, one column a claim: the mean over seeds, its control, and the verdict."""
+    tables = {run.config["pattern"]: {claim.id: claim for claim in run.claims} for run in runs}
+    ids = list(next(iter(tables.values())))
+    head = [
+        "Each cell: the verdict, the mean over seeds whose network learned, and in brackets the same under the "
+        "control.\n",
+        "| language | " + " | ".join(f"`{id}`" for id in ids) + " |",
+        "|---" * (len(ids) + 1) + "|",
+    ]
+    rows = []
+    for pattern, claims in tables.items():
+        name = pattern.replace("|", "\\|")
+        rows.append(f"| `{name}` | " + " | ".join(map(cell, claims.values())) + " |")
+    sentences = [f"- `{id}`: {claim.statement}" for id, claim in next(iter(tables.values())).items()]
+    controls = {f"`{claim.id}`: {claim.control_kind}" for claim in next(iter(tables.values())).values()}
+    said = "\nThe claims, in the words of the first language:\n\n" + "\n".join(sentences)
+    return "\n".join([*head, *rows, said, f"\nControls: {'; '.join(sorted(controls))}."])
+
+
+def cell(claim: Claim) -> str:
+    """A claim in few characters."""
+    if claim.value is None:
+        return claim.verdict
+    return f"{claim.verdict} {format_number(claim.value)} ({format_number(claim.control)})"
+
+
+def by_seed(runs: list[Run]) -> str:
+    """One row a claim, over the seeds of one study."""
+    facts = [
+        f"seed {run.config['seed']}: accuracy {run.metrics['test_accuracy']:.4f} after "
+        f"{run.metrics['steps']} steps, {run.metrics['train_seconds']:.1f} s"
+        for run in sorted(runs, key=lambda run: run.config["seed"])
+    ]
+    return f"{len(runs)} seeds. " + "; ".join(facts) + ".\n\n" + table(runs)
+
+
 def main(root: str = "runs/studies", target: str = "RESULTS.md") -> None:
     """Read the finished studies below a folder and write the page."""
     by_study: dict[str, list[Run]] = defaultdict(list)
@@ -57,14 +94,10 @@ def main(root: str = "runs/studies", target: str = "RESULTS.md") -> None:
             by_study[run.config["study"]].append(run)
     if not by_study:
         raise SystemExit(f"expected finished studies below {root}, found none; run `make studies`")
+    pages = {"regex-language": by_language}
     parts = [HEAD]
     for study, runs in sorted(by_study.items()):
-        facts = [
-            f"seed {run.config['seed']}: accuracy {run.metrics['test_accuracy']:.4f} after "
-            f"{run.metrics['steps']} steps, {run.metrics['train_seconds']:.1f} s"
-            for run in sorted(runs, key=lambda run: run.config["seed"])
-        ]
-        parts += [f"## {study}\n", f"{len(runs)} seeds. " + "; ".join(facts) + ".\n", table(runs) + "\n"]
+        parts += [f"## {study}\n", pages.get(study, by_seed)(runs) + "\n"]
     Path(target).write_text("\n".join(parts))
 
 

@@ -19,6 +19,7 @@ TINY = {
     "patching": {"p": 13},
     "path_patching": {"p": 13, "n": 40},
     "probes": {"p": 13},
+    "regex_language": {"pattern": "a+", "n_samples": 300, "max_len": 6, "epochs": 1},
 }
 NEEDS = {"lens": "transformer_lens.tools.analysis.logit_lens"}
 LONGEST = 34  # lines
@@ -37,7 +38,8 @@ def test_every_example_is_tried():
 
 @pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")
 @pytest.mark.parametrize("name", TINY)
-def test_it_runs(name, capsys):
+def test_it_runs(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     if name in NEEDS:
         pytest.importorskip(NEEDS[name], reason="needs TransformerLens 4")
     example(name).main(**TINY[name])

@@ -128,13 +128,14 @@ def compare_transitions(
         draws: of each null. Where there are fewer relabellings than that, all are taken.
 
     Returns:
-        Dims ``measure`` (cosine, Pearson's r, Frobenius distance, and that over the size of what is
-        expected) and ``head``, the last ``all``; heads without a symbol are NaN. Trivial is what a
-        matrix of zeros has. Control: the mean over random automata of the same size. ``extra``:
-        ``null_low`` and ``null_high`` (null, measure, head), the middle 95 % of states relabelled and of
-        random automata, ``p`` of both, ``n_null``, how many draws they have (relabellings that change
-        nothing do not count), ``untrained``, ``symbol`` of each head (-1 for none), ``matrices``,
-        ``transitions``. The interval is the 95 % of random automata for the cosine of all.
+        Dim ``head``, the last ``all``: cosines; heads without a symbol are NaN. Trivial is what is
+        expected of a matrix that knows nothing, 0. Control: the mean over random automata of the same size.
+        ``extra``: ``measures`` (measure, head), the cosine, Pearson's r, the Frobenius distance, and that
+        over the size of what is expected; the same of ``untrained``; ``null_low`` and ``null_high`` (null,
+        measure, head), the middle 95 % of states relabelled and of random automata; ``p`` of both;
+        ``n_null``, how many draws they have (relabellings that change nothing do not count); ``symbol`` of
+        each head (-1 for none); ``matrices`` and ``transitions``. There is no interval: one network has one
+        set of weights.
 
     Raises:
         ValueError: matrices that are not of the same states, not finite, or no draws.
@@ -145,32 +146,34 @@ def compare_transitions(
     drawn = _relabelled(expected, draws, seed), _random(expected.shape, draws, seed)
     nothing = np.full((1, *values.shape), np.nan)
     nulls = [_compared(found, some, match)[0] if len(some) else nothing for some in drawn]
-    heads = [*map(str, range(len(found))), "all"]
-    dims, coords = ("measure", "head"), {"measure": list(MEASURES), "head": heads}
-    both = ("null", *dims), {"null": list(NULLS), **coords}
     bounds = np.stack([_of_cells(null, null_interval) for null in nulls], 1)
-    p = np.stack([_p_values(values, null) for null in nulls])
+    names = {"null": list(NULLS), "measure": list(MEASURES), "head": [*map(str, range(len(found))), "all"]}
+
+    def label(x: Any, *dims: str) -> xr.DataArray:
+        return xr.DataArray(x, dims=dims, coords={name: names[name] for name in dims if name in names})
+
     extra = {
-        "null_low": xr.DataArray(bounds[0], dims=both[0], coords=both[1]),
-        "null_high": xr.DataArray(bounds[1], dims=both[0], coords=both[1]),
-        "p": xr.DataArray(p, dims=both[0], coords=both[1]),
-        "n_null": xr.DataArray([len(some) for some in drawn], dims=("null",), coords={"null": list(NULLS)}),
-        "symbol": xr.DataArray(symbols, dims=("head_number",)),
-        "matrices": xr.DataArray(found, dims=("head_number", "state", "next")),
-        "transitions": xr.DataArray(expected, dims=("symbol_number", "state", "next")),
+        "measures": label(values, "measure", "head"),
+        "null_low": label(bounds[0], *names),
+        "null_high": label(bounds[1], *names),
+        "p": label(np.stack([_p_values(values, null) for null in nulls]), *names),
+        "n_null": label([len(some) for some in drawn], "null"),
+        "symbol": label(symbols, "head_number"),
+        "matrices": label(found, "head_number", "state", "next"),
+        "transitions": label(expected, "symbol_number", "state", "next"),
     }
     if untrained is not None:
         beside = _compared(untrained.double().numpy(), expected[None], match)[0][0]
-        extra["untrained"] = xr.DataArray(beside, dims=dims, coords=coords)
-    own = {"matched": match, "draws": draws, "seed": seed}
+        extra["untrained"] = label(beside, "measure", "head")
+    cosines = label(values[0], "head")
+    cosines.attrs["units"] = "cosine"
     return Result(
         name=name,
-        values=xr.DataArray(values, dims=dims, coords=coords, attrs={"units": "as the measure says"}),
+        values=cosines,
         trivial=0.0,
-        control=xr.DataArray(_of_cells(nulls[1], np.mean), dims=dims, coords=coords),
+        control=label(_of_cells(nulls[1], np.mean)[0], "head"),
         control_kind=f"random automata of the same size, mean of {draws} draws",
-        interval=tuple(map(float, bounds[:, 1, 0, -1])),
-        provenance=gated(gate, {**(provenance or {}), **own}),
+        provenance=gated(gate, {**(provenance or {}), "matched": match, "draws": draws, "seed": seed}),
         extra=extra,
     )
 

@@ -90,7 +90,7 @@ def _cosines(figure: go.Figure, result: Result) -> None:
             marker={"color": "#444", "symbol": "x-thin", "size": 10, "line": {"width": 2}}, row=1, col=1,
         )  # fmt: skip
     figure.add_scatter(
-        x=labels, y=result.values.sel(measure="cosine").values, mode="markers", name="measured",
+        x=labels, y=result.values.values, mode="markers", name="measured",
         marker={"color": BLUE, "size": 10}, row=1, col=1,
     )  # fmt: skip
     figure.update_yaxes(

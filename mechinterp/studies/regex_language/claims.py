@@ -192,10 +192,8 @@ def weights_match(found: Sequence[Anatomy]) -> list[Claim]:
     def measure(name: str) -> Callable[[Anatomy], dict[str, Any]]:
         def of(one: Anatomy) -> dict[str, Any]:
             result = one.results[name]
-            value, control, untrained = (
-                float(x.sel(measure="cosine", head="all"))
-                for x in (result.values, result.control, result.extra["untrained"])
-            )
+            value, control = (float(x.sel(head="all")) for x in (result.values, result.control))
+            untrained = float(result.extra["untrained"].sel(measure="cosine", head="all"))
             p, n = (result.extra[name] for name in ("p", "n_null"))
             least = np.maximum(
                 0.05, 1 / (n + 1)

@@ -95,7 +95,7 @@ def table(result: Result) -> str:
 
 def _numbers(result: Result, measure: str, head: str) -> str:
     at = {"measure": measure, "head": head}
-    value, untrained = (float(x.sel(**at)) for x in (result.values, result.extra["untrained"]))
+    value, untrained = (float(result.extra[name].sel(**at)) for name in ("measures", "untrained"))
     low, high = (
         format_number(float(result.extra[end].sel(null="random automata", **at)))
         for end in ("null_low", "null_high")

@@ -122,9 +122,9 @@ def _with_rotations(
         turned = rotate_stream(model, seed=seed + number).eval()
         off = max(off, float((task.outputs(turned, batch) - intact).abs().max()))
         blocks = leading_blocks(turned.W_V[layer], turned.W_O[layer], task.dfa.n_states)
-        values.append(compare_transitions(blocks, transitions, match=False, draws=1).values.values)
-    dims, coords = raw.values.dims, {name: coord.values for name, coord in raw.values.coords.items()}
-    rotated = xr.DataArray(np.stack(values, -1), dims=(*dims, "rotation"), coords=coords)
+        values.append(compare_transitions(blocks, transitions, match=False, draws=1).extra["measures"].values)
+    measures = raw.extra["measures"]
+    rotated = xr.DataArray(np.stack(values, -1), dims=(*measures.dims, "rotation"), coords=measures.coords)
     return replace(
         raw,
         extra={**raw.extra, "rotated": rotated},
@@ -143,9 +143,9 @@ def along_training(trained: Trained, layer: int = 0, draws: int = 100) -> Result
     for step in series.steps:
         model.load_state_dict(series[step])
         found = _cosines(model, task, layer, draws)
-        rows.append([result.values.sel(measure="cosine", head="all").item() for result in found])
+        rows.append([result.values.sel(head="all").item() for result in found])
         gradients.append(gradient_norms(model, task))
-    control = [float(result.control.sel(measure="cosine", head="all")) for result in found]
+    control = [float(result.control.sel(head="all")) for result in found]
     coords = {"basis": ["raw", "state_basis"], "step": series.steps}
     names = list(gradients[0])
     norms = [[norm[name] for norm in gradients] for name in names]

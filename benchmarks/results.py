@@ -54,8 +54,8 @@ def by_language(runs: list[Run]) -> str:
     tables = {run.config["pattern"]: {claim.id: claim for claim in run.claims} for run in runs}
     ids = list(next(iter(tables.values())))
     head = [
-        "Each cell: the verdict, the mean over seeds whose network learned, and in brackets the same under the "
-        "control.\n",
+        "Each cell: the verdict, the mean over seeds whose network learned, and in brackets that of "
+        "the control.\n",
         "| language | " + " | ".join(f"`{id}`" for id in ids) + " |",
         "|---" * (len(ids) + 1) + "|",
     ]

@@ -53,38 +53,48 @@ class StateBasis:
         return self.write @ W_V.detach().double().cpu() @ W_O.detach().double().cpu() @ self.read
 
 
-def state_basis(x: Float[Tensor, "n d"], states: Int[Tensor, " n"], *, seed: int = 0) -> StateBasis:
+def state_basis(
+    x: Float[Tensor, "n d"],
+    states: Int[Tensor, " n"],
+    *,
+    groups: Int[Tensor, " n"] | None = None,
+    seed: int = 0,
+) -> StateBasis:
     """The basis of states in some activations: a probe fitted on half of them, means over the other half.
 
     The probe is ridge regression on states as one-hot vectors, without an intercept, with a penalty of
-    1e-6 of the mean square: an exact code is read exactly. Halves are by example, so give whole
-    sequences in ``x`` only where neighbours in time may be on both sides.
+    1e-6 of the mean square: an exact code is read exactly.
+
+    Args:
+        groups: what belongs together, such as the places of a word, and is in one half. ``None``: each
+            example may be in either, state by state.
 
     Raises:
-        ValueError: states that are missing between 0 and the largest, or have fewer than 4 examples;
-            fewer dimensions than states.
+        ValueError: states that are missing between 0 and the largest, or from one of the halves; fewer
+            dimensions than states.
     """
     x, n_states = x.detach().double().cpu(), int(states.max()) + 1
-    counts = states.bincount(minlength=n_states)
-    if int(counts.min()) < 4:
-        rare = {i: c for i, c in enumerate(counts.tolist()) if c < 4}
-        raise ValueError(
-            f"expected at least 4 examples of each of {n_states} states, got {rare}; give more or longer "
-            "words"
-        )
     if x.shape[1] < n_states:
         raise ValueError(
             f"expected d_model >= {n_states} states, got {x.shape[1]}: they have no directions of their own; "
             "raise d_model, or take a smaller automaton"
         )
-    fits, one_hot = _halves(states, seed), torch.nn.functional.one_hot(states).double()
+    fits = _halves(states, seed, groups)
+    sizes = torch.stack([states[half].bincount(minlength=n_states) for half in (fits, ~fits)])
+    if int(sizes.min()) < 1:
+        rare = (sizes.amin(0) < 1).nonzero()[:, 0].tolist()
+        raise ValueError(
+            f"expected examples of each of {n_states} states in both halves of {len(states)}, got none of "
+            f"{rare} in one; give more examples, or longer words"
+        )
+    one_hot = torch.nn.functional.one_hot(states, n_states).double()
     here, there = x[fits], x[~fits]
     gram = here.mT @ here
     gram += 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
     read = torch.linalg.solve(gram, here.mT @ one_hot[fits])
     write = (one_hot[~fits].mT @ there) / one_hot[~fits].sum(0)[:, None]
     right = ((there @ read).argmax(1) == states[~fits]).double().mean().item()
-    return StateBasis(write, read, right, counts.max().item() / len(states))
+    return StateBasis(write, read, right, states.bincount().max().item() / len(states))
 
 
 def leading_blocks(
@@ -264,11 +274,16 @@ def _p_values(values: NDArray, null: NDArray) -> NDArray[np.float64]:
     return p
 
 
-def _halves(states: Int[Tensor, " n"], seed: int) -> Bool[Tensor, " n"]:
-    """True for half of each state's examples."""
-    order = torch.randperm(len(states), generator=torch.Generator().manual_seed(seed))
-    half = torch.zeros(len(states), dtype=torch.bool)
-    for state in states.unique():
-        mine = order[states[order] == state]
+def _halves(
+    kinds: Int[Tensor, " n"], seed: int, groups: Int[Tensor, " n"] | None = None
+) -> Bool[Tensor, " n"]:
+    """True for half of each kind's examples, or for half of the groups."""
+    if groups is not None:
+        names, which = groups.unique(return_inverse=True)
+        return _halves(torch.zeros_like(names), seed)[which]
+    order = torch.randperm(len(kinds), generator=torch.Generator().manual_seed(seed))
+    half = torch.zeros(len(kinds), dtype=torch.bool)
+    for kind in kinds.unique():
+        mine = order[kinds[order] == kind]
         half[mine[: len(mine) // 2]] = True
     return half

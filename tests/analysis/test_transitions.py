@@ -98,11 +98,20 @@ def test_the_probe_of_the_basis_is_held_out():
     assert state_basis(noise, states).trivial == pytest.approx(1 / 6, abs=0.01)
 
 
+def test_groups_are_held_out_whole():
+    """A code of the group, from which the state could be looked up, reads nothing of other groups."""
+    groups = torch.arange(400) // 4
+    states = (groups * 7 + groups // 3) % 2
+    x = torch.nn.functional.one_hot(groups, 100).double()
+    assert state_basis(x, states).accuracy > 0.9
+    assert state_basis(x, states, groups=groups).accuracy < 0.7
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: state_basis(torch.randn(40, 3), torch.arange(40) % 5), "d_model >= 5 states"),
-        (lambda: state_basis(torch.randn(40, 9), torch.arange(40).clamp(max=5)), "at least 4 examples"),
+        (lambda: state_basis(torch.randn(40, 9), torch.arange(40).clamp(max=5)), "in both halves"),
         (lambda: leading_blocks(torch.randn(2, 3, 4), torch.randn(2, 4, 3), 5), "d_model >= 5 states"),
         (lambda: compare_transitions(torch.randn(2, 3, 3), torch.randn(2, 4, 4)), "of the same states"),
         (lambda: compare_transitions(torch.full((2, 3, 3), torch.nan), torch.ones(2, 3, 3)), "finite"),

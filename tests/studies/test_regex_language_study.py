@@ -91,6 +91,7 @@ def test_the_study_leaves_runs_results_and_a_report(studied):
     assert run.results == {result.name: result for result in report.results}
     assert Run.open(folder / "seed_1").results.keys() == run.results.keys() - {"language_sweep"}
     assert "raw_transitions" in run.results
+    assert (folder / "seed_0" / "weight_comparison.json").exists()
     page = (folder / "report.html").read_text()
     assert all(f"<code>{id}</code>" in page for id in IDS)
     swept = run.results["language_sweep"].values

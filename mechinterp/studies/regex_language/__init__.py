@@ -22,6 +22,7 @@ from mechinterp.runs import Run
 from mechinterp.studies.base import Stopwatch, StudyReport, Watch, silent
 from mechinterp.studies.regex_language.anatomy import Anatomy
 from mechinterp.studies.regex_language.claims import claims
+from mechinterp.studies.regex_language.comparing import record
 from mechinterp.studies.regex_language.options import RegexLanguageOptions, Trained, train
 from mechinterp.studies.regex_language.sweeps import sweep
 
@@ -120,6 +121,7 @@ def anatomy(options: RegexLanguageOptions, out: Path, watch: Watch) -> Anatomy:
     """Train and take apart; what was found is kept in the run's folder."""
     found = Anatomy.of(train(options, out, watch))
     found.trained.run.save_results(found.results.values())
+    record(found.trained, [found.results["raw_transitions"], found.results["state_transitions"]])
     return found
 
 

@@ -21,6 +21,7 @@ from mechinterp.studies.regex_language.options import Trained
 from mechinterp.studies.regex_language.weights import (
     along_training,
     basis_of,
+    different,
     stream_after,
     weight_comparison,
 )
@@ -137,8 +138,7 @@ def states_read(
     model: HookedTransformer, untrained: HookedTransformer, task: RegexLanguage, gate: Gate, n: int = 300
 ) -> Result:
     """The state of the automaton by a probe of the stream, layer by layer, and by one of the bare symbol."""
-    batch = task.dataset("test")
-    batch = batch[torch.arange(min(n, len(batch)))]
+    batch = different(task.dataset("test"), n)
     hooks = ["blocks.0.hook_resid_pre", *map(stream_after, range(model.cfg.n_layers))]
     with torch.no_grad():
         caches = [run_with_cache(network, batch.inputs, names=hooks)[1] for network in (model, untrained)]

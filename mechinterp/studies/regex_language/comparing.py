@@ -49,8 +49,7 @@ def compare(
     if visualize_heads:
         shown = list(visualize_heads)
         results = tuple(replace(one, provenance={**one.provenance, "visualized": shown}) for one in results)
-    record = {"checkpoint": checkpoint, "layer": layer, **{one.name: one.to_json() for one in results}}
-    write_json(trained.run.path / "weight_comparison.json", record)
+    record(trained, results, checkpoint, layer)
     text = "Above: cosines of each head, over the middle 95 % of random automata. Below: matrices."
     sections = [Section(heading=_HEADINGS[one.name], text=text, results=[one]) for one in results]
     title = f"The weights of {task.pattern} beside its automaton"
@@ -58,6 +57,14 @@ def compare(
     write_atomic(page, report(title, str(gate), [], sections, environment()))
     tables = [f"{_HEADINGS[one.name]}\n{table(one)}" for one in results]
     return "\n\n".join([str(gate), *tables, *words, f"Pictures: {page}"])
+
+
+def record(trained: Trained, results: Sequence[Result], checkpoint: str = "best", layer: int = 0) -> None:
+    """Write ``weight_comparison.json`` into the run."""
+    found = {one.name: one.to_json() for one in results}
+    write_json(
+        trained.run.path / "weight_comparison.json", {"checkpoint": checkpoint, "layer": layer, **found}
+    )
 
 
 _HEADINGS = {

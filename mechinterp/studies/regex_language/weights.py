@@ -44,9 +44,19 @@ def basis_of(model: HookedTransformer, task: RegexLanguage, layer: int = -1, see
     Raises:
         ValueError: as ``state_basis``; states that those words hardly reach.
     """
-    batch = task.dataset("train")
-    batch = batch[torch.arange(min(len(batch), 2000))]
-    return state_basis(activations(model, batch, layer), batch.variables["state"][batch.mask], seed=seed)
+    batch = different(task.dataset("train"), 2000)
+    word = torch.arange(len(batch))[:, None].expand(batch.inputs.shape)[batch.mask]
+    states = batch.variables["state"][batch.mask]
+    return state_basis(activations(model, batch, layer), states, groups=word, seed=seed)
+
+
+def different(batch: Batch, most: int) -> Batch:
+    """Some words of a batch, each once, in an order that does not depend on what they are."""
+    _, word = batch.inputs.unique(dim=0, return_inverse=True)
+    first = torch.full((int(word.max()) + 1,), len(batch)).scatter_reduce(
+        0, word, torch.arange(len(batch)), "amin"
+    )
+    return batch[first.sort().values[:most]]
 
 
 def weight_comparison(

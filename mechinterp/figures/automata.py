@@ -9,13 +9,17 @@ from plotly.subplots import make_subplots
 from mechinterp.figures.style import BLUE, DIVERGING, GOLD, GREEN, GREY, RED, styled
 from mechinterp.result import Result
 
-_MOST_HEADS = 8
+_MOST_HEADS = 5
 _COLOURS = (BLUE, GOLD, GREEN, RED)
 
 
 def transition_grid(result: Result) -> go.Figure:
-    """Cosines over their null's band; below, each head's matrix and the transition matrix it is beside."""
-    shown = result.provenance.get("visualized") or list(range(len(result.extra["symbol"])))[:_MOST_HEADS]
+    """Cosines over their null's band; below, heads' matrices and the transition matrices they are beside.
+
+    Of many heads those with a symbol are drawn first, unless the result says which.
+    """
+    first = np.argsort(result.extra["symbol"].values < 0, kind="stable")[:_MOST_HEADS]
+    shown = result.provenance.get("visualized") or sorted(first.tolist())
     columns = len(shown)
     titles = [
         "",
@@ -25,7 +29,7 @@ def transition_grid(result: Result) -> go.Figure:
     figure = make_subplots(
         rows=3, cols=columns,
         specs=[[{"colspan": columns}, *[None] * (columns - 1)], [{}] * columns, [{}] * columns],
-        row_heights=[0.36, 0.32, 0.32], vertical_spacing=0.1, horizontal_spacing=0.03, subplot_titles=titles,
+        row_heights=[0.36, 0.32, 0.32], vertical_spacing=0.12, horizontal_spacing=0.03, subplot_titles=titles,
     )  # fmt: skip
     _cosines(figure, result)
     matrices, transitions = result.extra["matrices"].values, result.extra["transitions"].values
@@ -43,17 +47,16 @@ def transition_grid(result: Result) -> go.Figure:
             )  # fmt: skip
             drawn.add(row)
         ticks = {"dtick": max(1, len(matrices[head]) // 4)}
-        lowest = pairs[-1][0]
         for row in (2, 3):
-            there = {"visible": row <= lowest, "row": row, "col": column}
-            named = "to state" if row >= lowest else ""
-            figure.update_xaxes(title=named, **ticks, **there)
-            figure.update_yaxes(
-                autorange="reversed", title="from state" if column == 1 else "", **ticks, **there
-            )
+            there = {"visible": row <= pairs[-1][0], "row": row, "col": column}
+            figure.update_xaxes(title="to state" if row == 3 else "", **ticks, **there)
+            figure.update_yaxes(autorange="reversed", showticklabels=column == 1, **ticks, **there)
+    for row in (2, 3):
+        figure.update_yaxes(title="from state", row=row, col=1)
     basis = result.provenance.get("basis", "the basis given")
-    styled(figure, f"Heads beside transition matrices: {basis}", height=680)
-    return figure.update_layout(legend={"y": 1.0, "yanchor": "bottom", "x": 0.5, "xanchor": "center"})
+    figure.update_annotations(font={"size": 13 if columns <= _MOST_HEADS else 9})
+    styled(figure, f"Heads beside transition matrices: {basis}", height=720)
+    return figure.update_layout(legend={"y": -0.1})
 
 
 def _symbol(number: int) -> str:
@@ -62,7 +65,7 @@ def _symbol(number: int) -> str:
 
 def _cosines(figure: go.Figure, result: Result) -> None:
     heads = [str(name) for name in result.values.coords["head"].values]
-    labels = [f"head {name}" if name != "all" else "all heads" for name in heads]
+    labels = [f"{name} " for name in heads]  # a text that plotly takes for no number
     low, high = (
         result.extra[end].sel(null="random automata", measure="cosine").values
         for end in ("null_low", "null_high")
@@ -93,6 +96,7 @@ def _cosines(figure: go.Figure, result: Result) -> None:
         x=labels, y=result.values.values, mode="markers", name="measured",
         marker={"color": BLUE, "size": 10}, row=1, col=1,
     )  # fmt: skip
+    figure.update_xaxes(title={"text": "head", "standoff": 2}, type="category", row=1, col=1)
     figure.update_yaxes(
         title="cosine", range=[-1.05, 1.05], zeroline=True, zerolinecolor="#888", row=1, col=1
     )

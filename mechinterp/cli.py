@@ -90,7 +90,7 @@ class RunsList:
     """Folder to look in."""
 
     best: bool = False
-    """Show only the run with the largest value of the metric."""
+    """Show only the run with the largest value of the metric, or of a loss with the smallest."""
 
     smallest: bool = False
     """With ``--best``: the smallest value instead."""
@@ -360,7 +360,8 @@ def _list_runs(words: list[str]) -> int:
         wanted["pattern"] = options.pattern
     found = runs.list_runs(options.root, **wanted)
     if options.best:
-        found = [runs.best_run(found, options.metric, smallest=options.smallest)]
+        smallest = options.smallest or options.metric.endswith("loss")
+        found = [runs.best_run(found, options.metric, smallest=smallest)]
     if not found:
         print(f"no such run below {options.root}", file=sys.stderr)
     for run in found:

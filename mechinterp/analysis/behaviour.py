@@ -17,7 +17,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.statistics import benjamini_hochberg, bootstrap_means, sign_flip_p_values
+from mechinterp.analysis.statistics import (
+    benjamini_hochberg,
+    bootstrap_means,
+    bootstrap_weights,
+    sign_flip_p_values,
+)
 from mechinterp.hooks import Edit, Site, run
 from mechinterp.result import Result
 
@@ -32,6 +37,7 @@ def agreement(
     axis: str,
     trivial: float,
     untrained: Mapping[str, Bool[Tensor, "_ _"]] | None = None,
+    together: Int[Tensor, " _"] | None = None,
     draws: int = 500,
     seed: int = 0,
     gate: Gate | None = None,
@@ -46,6 +52,8 @@ def agreement(
         axis: what the groups are, such as ``"length"``.
         trivial: the share that the best constant answer has of the first kind.
         untrained: the same answers of the untrained network, the control.
+        together: the number of each example's group, where some are copies of one another; intervals
+            draw groups whole.
 
     Returns:
         Dims ``answer`` and the axis. Where examples, not places, are grouped, each kind has a second row,
@@ -56,7 +64,8 @@ def agreement(
         ValueError: no kinds, shapes that differ, or fewer than 2 examples.
     """
     shapes = {name: tuple(x.shape) for name, x in right.items()}
-    if not right or set(shapes.values()) != {tuple(mask.shape)} or len(groups) != len(mask) or len(mask) < 2:
+    same = set(shapes.values()) == {tuple(mask.shape)} and len(groups) == len(mask)
+    if not same or len(mask) < 2 or not bool(mask.any()):
         raise ValueError(
             f"expected answers like the mask {tuple(mask.shape)} of at least 2 examples, and a group for "
             f"each, got {shapes or 'none'} and groups {tuple(groups.shape)}"
@@ -77,9 +86,8 @@ def agreement(
         return found
 
     mine = rows(right)
-    drawn = torch.randint(len(mask), (draws, len(mask)), generator=torch.Generator().manual_seed(seed))
-    weights = torch.zeros(draws, len(mask), dtype=torch.float64)
-    weights.scatter_add_(1, drawn, torch.ones(1, 1, dtype=torch.float64).expand(drawn.shape))
+    clusters = torch.arange(len(mask)) if together is None else together
+    weights = bootstrap_weights(int(clusters.max()) + 1, draws, seed)[:, clusters]
     ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
     low_high = [
         ((weights @ hits) / (weights @ trials)).nanquantile(ends, 0) for hits, trials in mine.values()
@@ -133,17 +141,21 @@ def state_swap(
         hook: of the stream, ``[example, pos, d_model]``.
         at: the place in each example.
         directions: what the stream holds in each state, such as ``StateBasis.write``.
-        source, target, wrong: states by number: the one there, the one put there, and the third.
+        source, target, wrong: states by number: the one there, the one put there, and the third. Where all
+            third ones are the source, as of two states, nothing is put there as a control.
         follows: of outputs ``[example, pos, out]`` and states ``[example]``, whether the answers at the
             place and later are those that follow from these states: 1 or 0, and NaN where they
-            would be the same from the source, so that the intact network scores 0 if it is right.
+            would be the same from the source or from the third state, so that a network that uses its
+            states scores 0 both intact and with the third one.
 
     Returns:
         Dim ``later``: the share of answers that follow from the target, at the place itself (0) and so
         many symbols later. Trivial: the intact network. Control: the same answers after the third state was
         put there. ``extra``: ``random``, the share after a random direction, ``intact``, ``n``, ``low`` and
         ``high`` (95 %, over examples), and ``p`` of the difference from the third state, adjusted for how
-        many places there are. The interval is that of place 0.
+        many places there are; and, if there are answers later than at once, ``after`` (of): the share of
+        these that follow the target, the third state, and the p of their difference, by example. p-values
+        are one-sided: that the target is followed more often. The interval is that of place 0.
 
     Raises:
         ValueError: examples whose three states are not different, or fewer than 2.
@@ -183,6 +195,7 @@ def state_swap(
     later = there.nonzero()[:, 0]
     shares = {name: x[:, later].nanmean(0) for name, x in found.items()}
     low, high, p = _over_examples(found["target"][:, later], found["wrong"][:, later], seed)
+    after = _after(found["target"][:, 1:], found["wrong"][:, 1:], seed)
     coords = {"later": later.tolist()}
 
     def label(x: Any) -> xr.DataArray:
@@ -195,12 +208,12 @@ def state_swap(
         values=values,
         trivial=float(shares["intact"][0]),
         control=label(shares["wrong"]),
-        control_kind="a third state's direction",
+        control_kind="nothing put in" if bool((wrong == source).all()) else "a third state's direction",
         interval=(float(low[0]), float(high[0])),
         provenance=gated(gate, {**(provenance or {}), "hook": hook, "n": len(inputs), "seed": seed}),
         extra={
             "random": label(shares["random"]), "intact": label(shares["intact"]), "n": label(counts[later]),
-            "low": label(low), "high": label(high), "p": label(p),
+            "low": label(low), "high": label(high), "p": label(p), **after,
         },
     )  # fmt: skip
 
@@ -208,12 +221,31 @@ def state_swap(
 def _over_examples(
     found: Float[Tensor, "example later"], control: Float[Tensor, "example later"], seed: int
 ) -> tuple[list[float], list[float], np.ndarray]:
-    """Intervals of the shares, and p-values of their difference from the control's."""
+    """Intervals of the shares, and p-values that they are larger than the control's."""
     low, high, p = [], [], []
     for mine, other in zip(found.T, control.T):
         real = ~mine.isnan()
         ends = bootstrap_means(mine[real][:, None], seed=seed)
         low.append(float(ends[0]))
         high.append(float(ends[1]))
-        p.append(float(sign_flip_p_values((mine - other)[real][:, None], seed=seed)))
+        p.append(_larger(mine[real], other[real], seed))
     return low, high, benjamini_hochberg(p)
+
+
+def _after(
+    found: Float[Tensor, "example later"], control: Float[Tensor, "example later"], seed: int
+) -> dict[str, xr.DataArray]:
+    """All later answers of each example as one."""
+    there = (~found.isnan()).any(1)
+    if int(there.sum()) < 2:
+        return {}
+    mine, other = found[there].nanmean(1), control[there].nanmean(1)
+    numbers = [mine.mean().item(), other.mean().item(), _larger(mine, other, seed)]
+    return {"after": xr.DataArray(numbers, dims=("of",), coords={"of": ["target", "control", "p"]})}
+
+
+def _larger(mine: Float[Tensor, " example"], other: Float[Tensor, " example"], seed: int) -> float:
+    """One-sided, from the two-sided test of signs flipped."""
+    difference = mine - other
+    p = float(sign_flip_p_values(difference[:, None], seed=seed))
+    return p / 2 if difference.mean() > 0 else 1 - p / 2 if difference.mean() < 0 else 1.0

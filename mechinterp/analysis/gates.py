@@ -57,8 +57,12 @@ class Gate:
 
     @property
     def learned(self) -> bool:
-        """Whether what follows is about a network that does the task."""
-        return self.score >= self.learned_at
+        """Whether what follows is about a network that does the task.
+
+        It must reach ``learned_at``, and make at most half of the errors of the best constant answer: where
+        one answer is nearly always right, giving it is not learning.
+        """
+        return self.score >= self.learned_at and 1 - self.score <= (1 - self.trivial) / 2
 
     def __str__(self) -> str:
         word = "learned" if self.learned else "did NOT learn"

@@ -64,15 +64,18 @@ def bootstrap_means(
         ValueError: fewer than two examples.
     """
     n = _at_least_two(values)
-    generator = torch.Generator().manual_seed(seed)
-    draw = torch.randint(n, (draws, n), generator=generator)
-    weights = torch.zeros(draws, n, dtype=torch.float64).scatter_add_(
-        1, draw, torch.ones(1, 1).double().expand(draws, n)
-    )
+    weights = bootstrap_weights(n, draws, seed)
     means = (weights / n) @ values.flatten(1).double().cpu()
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = means.quantile(tails, dim=0)
     return low.view(values.shape[1:]), high.view(values.shape[1:])
+
+
+def bootstrap_weights(n: int, draws: int, seed: int = 0) -> Float[Tensor, "draw n"]:
+    """How often each of n examples is in each of some samples with replacement."""
+    draw = torch.randint(n, (draws, n), generator=torch.Generator().manual_seed(seed))
+    weights = torch.zeros(draws, n, dtype=torch.float64)
+    return weights.scatter_add_(1, draw, torch.ones(1, 1, dtype=torch.float64).expand(draws, n))
 
 
 def sign_flip_p_values(

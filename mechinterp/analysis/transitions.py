@@ -4,7 +4,7 @@ The published comparison sets head h's matrix beside that of symbol h, entry by 
 basis training left. ``state_basis`` gives one that means something: what each state adds to the stream,
 and a probe that reads it. In both, a random matrix comes out near 0 only on average: the fewer
 states, the more by chance, so every comparison stands beside its nulls. Of two states and two symbols
-there are only 16 automata, and not even a perfect match is rare.
+there are only 16 automata, and not even a perfect match is rare: ``least_p`` says what can be shown.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def state_basis(
     x: Float[Tensor, "n d"],
     states: Int[Tensor, " n"],
     *,
+    n_states: int | None = None,
     groups: Int[Tensor, " n"] | None = None,
     seed: int = 0,
 ) -> StateBasis:
@@ -66,14 +67,20 @@ def state_basis(
     1e-6 of the mean square: an exact code is read exactly.
 
     Args:
+        n_states: how many there are; ``None``: up to the largest here.
         groups: what belongs together, such as the places of a word, and is in one half. ``None``: each
             example may be in either, state by state.
 
     Raises:
-        ValueError: states that are missing between 0 and the largest, or from one of the halves; fewer
-            dimensions than states.
+        ValueError: a state that is missing from one of the halves; fewer dimensions than states.
     """
-    x, n_states = x.detach().double().cpu(), int(states.max()) + 1
+    x, states = x.detach().double().cpu(), states.cpu()
+    n_states = int(states.amax()) + 1 if n_states is None and len(states) else n_states or 1
+    if len(x) != len(states) or not bool(x.isfinite().all()):
+        raise ValueError(
+            f"expected a finite vector for each of {len(states)} states, got {len(x)}, or NaN or infinity in "
+            "them; give activations of the same examples"
+        )
     if x.shape[1] < n_states:
         raise ValueError(
             f"expected d_model >= {n_states} states, got {x.shape[1]}: they have no directions of their own; "
@@ -135,25 +142,27 @@ def compare_transitions(
         match: give each head the symbol with which all together are most alike, by the cosine
             (Kuhn 1955); in the nulls as well. Otherwise head h is symbol h.
         untrained: the same matrices of the untrained network.
-        draws: of each null. Where there are fewer relabellings than that, all are taken.
+        draws: of each null. Where there are fewer relabellings, or automata, than that, all are taken.
 
     Returns:
         Dim ``head``, the last ``all``: cosines; heads without a symbol are NaN. Trivial is what is
         expected of a matrix that knows nothing, 0. Control: the mean over random automata of the same size.
         ``extra``: ``measures`` (measure, head), the cosine, Pearson's r, the Frobenius distance, and that
         over the size of what is expected; the same of ``untrained``; ``null_low`` and ``null_high`` (null,
-        measure, head), the middle 95 % of states relabelled and of random automata; ``p`` of both;
-        ``n_null``, how many draws they have (relabellings that change nothing do not count); ``symbol`` of
-        each head (-1 for none); ``matrices`` and ``transitions``. There is no interval: one network has one
-        set of weights.
+        measure, head), the middle 95 % of states relabelled and of random automata; ``p`` of both, and
+        ``least_p`` (null), the p that the transitions themselves would have, which for small machines is
+        not small; ``symbol`` of each head (-1 for none); ``matrices`` and ``transitions``. There is no
+        interval: one network has one set of weights.
 
     Raises:
         ValueError: matrices that are not of the same states, not finite, or no draws.
     """
     _check(matrices, transitions, draws)
-    found, expected = matrices.double().numpy(), transitions.double().numpy()
+    if untrained is not None and untrained.shape != matrices.shape:
+        raise ValueError(f"expected untrained like {list(matrices.shape)}, got {list(untrained.shape)}")
+    found, expected = (x.detach().double().cpu().numpy() for x in (matrices, transitions))
     (values,), (symbols,) = _compared(found, expected[None], match)
-    drawn = _relabelled(expected, draws, seed), _random(expected.shape, draws, seed)
+    drawn = _relabelled(expected, draws, seed), _random(expected, draws, seed)
     nothing = np.full((1, *values.shape), np.nan)
     nulls = [_compared(found, some, match)[0] if len(some) else nothing for some in drawn]
     bounds = np.stack([_of_cells(null, null_interval) for null in nulls], 1)
@@ -167,13 +176,13 @@ def compare_transitions(
         "null_low": label(bounds[0], *names),
         "null_high": label(bounds[1], *names),
         "p": label(np.stack([_p_values(values, null) for null in nulls]), *names),
-        "n_null": label([len(some) for some in drawn], "null"),
+        "least_p": label([_least_p(expected, some, match) for some in drawn], "null"),
         "symbol": label(symbols, "head_number"),
         "matrices": label(found, "head_number", "state", "next"),
         "transitions": label(expected, "symbol_number", "state", "next"),
     }
     if untrained is not None:
-        beside = _compared(untrained.double().numpy(), expected[None], match)[0][0]
+        beside = _compared(untrained.detach().double().cpu().numpy(), expected[None], match)[0][0]
         extra["untrained"] = label(beside, "measure", "head")
     cosines = label(values[0], "head")
     cosines.attrs["units"] = "cosine"
@@ -222,6 +231,14 @@ def _compared(
     return np.concatenate((each, _measures(x, y)), -1).swapaxes(0, 1), symbols
 
 
+def _least_p(expected: NDArray, null: NDArray, match: bool) -> float:
+    """The p-value of a perfect match, by the cosine of all."""
+    if not len(null):
+        return 1.0
+    draws = _compared(expected, null, match)[0][:, 0, -1]
+    return permutation_p_value(1 - 1e-9, draws)
+
+
 def _measures(x: NDArray, y: NDArray) -> NDArray[np.float64]:
     def centred(z: NDArray) -> NDArray:
         return z - z.mean((-2, -1), keepdims=True)
@@ -237,20 +254,32 @@ def _cosine(x: NDArray, y: NDArray) -> NDArray[np.float64]:
 
 
 def _relabelled(expected: NDArray, draws: int, seed: int) -> NDArray[np.float64]:
-    """The transitions with states named otherwise, in all ways if they are few, where that changes them."""
+    """The transitions with states named otherwise: every other way there is, if they are few; else drawn.
+
+    Ways that come to the same count once, and not at all if they come to the transitions themselves; so
+    the one that was asked about is, under the null, any of them. Drawn ones are kept as they fall.
+    """
     n = expected.shape[-1]
     if math.factorial(n) - 1 <= draws:
         orders = np.array(list(itertools.permutations(range(n))))
     else:
         orders = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (draws, 1)), axis=1)
     renamed = np.stack([expected[:, order][:, :, order] for order in orders])
-    return renamed[(renamed != expected).any((1, 2, 3))]
+    if math.factorial(n) - 1 > draws:
+        return renamed
+    different = np.unique(renamed, axis=0)
+    return different[(different != expected).any((1, 2, 3))]
 
 
-def _random(shape: tuple[int, ...], draws: int, seed: int) -> NDArray[np.float64]:
-    """Transitions of automata whose next states are drawn independently."""
-    after = np.random.default_rng(seed + 1).integers(shape[-1], size=(draws, *shape[:2]))
-    return np.eye(shape[-1])[after]
+def _random(expected: NDArray, draws: int, seed: int) -> NDArray[np.float64]:
+    """Transitions of automata whose next states are drawn independently; of few automata, all others."""
+    symbols, n = expected.shape[:2]
+    if n ** (symbols * n) - 1 <= draws:
+        after = np.array(list(itertools.product(range(n), repeat=symbols * n))).reshape(-1, symbols, n)
+        others = np.eye(n)[after]
+        return others[(others != expected).any((1, 2, 3))]
+    after = np.random.default_rng(seed + 1).integers(n, size=(draws, symbols, n))
+    return np.eye(n)[after]
 
 
 def _of_cells(null: NDArray, statistic: Callable[[NDArray], Any]) -> NDArray[np.float64]:
@@ -279,7 +308,7 @@ def _halves(
 ) -> Bool[Tensor, " n"]:
     """True for half of each kind's examples, or for half of the groups."""
     if groups is not None:
-        names, which = groups.unique(return_inverse=True)
+        names, which = groups.cpu().unique(return_inverse=True)
         return _halves(torch.zeros_like(names), seed)[which]
     order = torch.randperm(len(kinds), generator=torch.Generator().manual_seed(seed))
     half = torch.zeros(len(kinds), dtype=torch.bool)

@@ -14,7 +14,7 @@ from mechinterp.automata.machines import (
 from mechinterp.automata.mixture import WordMixture
 from mechinterp.automata.monoid import is_aperiodic, transition_monoid
 from mechinterp.automata.regex import compile_regex, language
-from mechinterp.automata.words import count_words, sample_words
+from mechinterp.automata.words import WordSampler, count_words, sample_words
 
 __all__ = [
     "ACCEPT",
@@ -25,6 +25,7 @@ __all__ = [
     "PAD",
     "REJECT",
     "WordMixture",
+    "WordSampler",
     "alternating_group_5",
     "bounded_dyck",
     "compile_regex",

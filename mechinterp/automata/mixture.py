@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mechinterp.automata.dfa import CLASSES, DFA, PAD
-from mechinterp.automata.words import count_words, sample_words
+from mechinterp.automata.words import WordSampler, count_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class WordMixture:
                 f"expected lengths 0 <= min_len <= max_len, got {self.min_len} and {self.max_len}; swap them?"
             )
         shares = list(self.p_class)
-        if len(shares) != len(CLASSES) or min(shares) < 0 or not 0 < sum(shares) < float("inf"):
+        if len(shares) != len(CLASSES) or not all(x >= 0 for x in shares) or not 0 < sum(shares) < math.inf:
             raise ValueError(
                 f"expected a share for each of {list(CLASSES)}, none negative and not all 0, got {shares}"
             )
@@ -62,12 +63,20 @@ class WordMixture:
     def portions(self) -> Float[np.ndarray, "class length state"]:
         """By class and number of symbols to come, the share of continuations that end in the class.
 
-        Shares of all ``n_symbols ** length`` continuations, which stay in range where counts do not.
+        Shares of all ``n_symbols ** length`` continuations, which stay in range longer than counts do.
+
+        Raises:
+            ValueError: words so rare among all of their length that their share is no number any more.
         """
         found = np.zeros((len(CLASSES), self.max_len + 1, self.dfa.n_states))
         for kind in range(len(CLASSES)):
             for length, counts in enumerate(count_words(self.dfa, self.max_len, [kind])):
                 found[kind, length] = [count / self.dfa.n_symbols**length for count in counts]
+                if any(count and share < 1e-290 for count, share in zip(counts, found[kind, length])):
+                    raise ValueError(
+                        f"expected words that are not rarer than 1e-290 among all of their length, got rarer "
+                        f"ones of {length} symbols; lower max_len, or take a smaller alphabet"
+                    )
         return found
 
     @cached_property
@@ -100,36 +109,41 @@ class WordMixture:
         return counts
 
     def draw(self, n: int, seed: int = 0) -> tuple[Int[Tensor, "n max_len"], Int[Tensor, " n"]]:
-        """Words by symbol number, ``PAD`` behind the end of shorter ones, and the class each ends in.
+        """Words in random order by symbol number, ``PAD`` behind the end, and the class each ends in.
 
         Raises:
             AssertionError: the automaton does not agree with itself, which would be a bug.
         """
         words, kinds = torch.full((n, self.max_len), PAD), torch.empty(n, dtype=torch.long)
+        samplers = [WordSampler(self.dfa, self.max_len, [kind]) for kind in range(len(CLASSES))]
         at = 0
         for (row, kind), count in np.ndenumerate(self.quotas(n)):
             if count:
                 length = self.lengths[row]
                 own = seed * 1_000_003 + length * len(CLASSES) + kind
-                words[at : at + count, :length] = sample_words(self.dfa, int(count), length, [kind], own)
+                words[at : at + count, :length] = samplers[kind].draw(int(count), length, own)
                 kinds[at : at + count] = kind
                 at += count
         assert bool((self.dfa.classify(words)[:, -1] == kinds).all())
-        return words, kinds
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+        return words[order], kinds[order]
 
     @cached_property
     def next_symbol(self) -> Float[Tensor, "prefix state next"]:
         """How likely each symbol comes next, or (the last entry) the end, after so many symbols in a state.
 
-        What follows depends on nothing else of the prefix. Rows of states that no prefix of that
-        length leads to, or that no word of the mixture goes through, are 0.
+        What follows depends on nothing else of the prefix. Rows are 0 where no word of the mixture could
+        go on; whether a prefix of that length leads to the state is not asked.
         """
         return torch.from_numpy(_divided(self._masses, self._masses.sum(-1, keepdims=True)))
 
     @cached_property
     def ceiling(self) -> float:
         """The accuracy of the best guess of the next symbol or the end, over all prefixes."""
-        table, step = np.zeros((self.max_len + 1, self.dfa.n_states)), self.dfa.matrices.mean(0).numpy()
+        table, step = (
+            np.zeros((self.max_len + 1, self.dfa.n_states)),
+            self.dfa.matrices.double().mean(0).numpy(),
+        )
         table[0, 0] = 1.0
         for t in range(self.max_len):  # the share of all words of t symbols that lead to each state
             table[t + 1] = table[t] @ step

@@ -55,6 +55,10 @@ def compile_regex(pattern: str, alphabet: str, budget: int = BUDGET) -> DFA:
         raise ValueError(
             f"expected a regular expression in Python's syntax, got {pattern!r}: {error}"
         ) from None
+    if parsed.state.flags & re.IGNORECASE and not alphabet.isascii():
+        raise ValueError(
+            f"expected symbols of ASCII beside (?i), got {alphabet!r}; write out the cases that you mean"
+        )
     reader = _Reader(pattern, alphabet, parsed.state.flags, budget)
     whole = reader.sequence(_without_ends(list(parsed), pattern))
     return _determinise(reader, whole, alphabet, pattern, budget).minimal()
@@ -71,6 +75,8 @@ def language(pattern: str, alphabet: str | None = None) -> DFA:
         ValueError: as ``compile_regex``, or another alphabet than the machine's.
     """
     if pattern not in NAMED:
+        if alphabet is None and pattern.casefold() in map(str.casefold, NAMED):
+            raise ValueError(f"expected a machine of {sorted(NAMED)}, got {pattern!r}; mind the case")
         return compile_regex(pattern, "ab" if alphabet is None else alphabet)
     machine = NAMED[pattern]()
     if alphabet not in (None, machine.alphabet):
@@ -128,8 +134,8 @@ class _Reader:
 
     def refuse(self, what: str) -> ValueError:
         return ValueError(
-            f"expected a pattern that is regular, got {what} in {self.pattern!r}, which is not supported; "
-            "write it with alternation, classes and repeats"
+            f"expected a pattern of literals, classes, groups, alternation and repeats, got {what} in "
+            f"{self.pattern!r}, which is not supported; write it with those"
         )
 
     def symbol(self, kind: Any, value: Any) -> _Part:
@@ -255,7 +261,7 @@ def _determinise(reader: _Reader, whole: _Part, alphabet: str, pattern: str, bud
 def _too_many(pattern: str, budget: int, what: str) -> ValueError:
     return ValueError(
         f"expected an automaton of at most {budget} {what}, got more for {pattern!r}; simplify the pattern "
-        "(bounded repeats after a choice double the states), or raise budget="
+        "(bounded repeats after a choice double the states), or give compile_regex a larger budget="
     )
 
 

@@ -26,6 +26,42 @@ def count_words(dfa: DFA, length: int, ends: Sequence[int]) -> list[list[int]]:
     return counts
 
 
+class WordSampler:
+    """Draws words of any length up to a longest one, counting their ways once.
+
+    Args:
+        ends: classes of the state at the end, such as ``[ACCEPT]``.
+    """
+
+    def __init__(self, dfa: DFA, longest: int, ends: Sequence[int]) -> None:
+        self.dfa, self.ends, self.counts = dfa, list(ends), count_words(dfa, longest, ends)
+        self.table = dfa.table.numpy()
+        self.below: dict[int, np.ndarray] = {}
+
+    def draw(self, n: int, length: int, seed: int = 0) -> Int[Tensor, "n length"]:
+        """Words of a length, each as likely as any other.
+
+        Raises:
+            ValueError: there is no such word.
+        """
+        if self.counts[length][0] == 0:
+            wanted = [CLASSES[kind] for kind in self.ends]
+            raise ValueError(
+                f"expected words of length {length} that end in {wanted}, got none in this language"
+            )
+        draws = np.random.default_rng(seed).random((length, n))
+        state, words = np.zeros(n, dtype=np.int64), np.empty((length, n), dtype=np.int64)
+        for step, draw in enumerate(draws):
+            words[step] = (draw[:, None] >= self._below(length - step - 1)[state]).sum(1)
+            state = self.table[state, words[step]]
+        return torch.from_numpy(words.T.copy())
+
+    def _below(self, left: int) -> np.ndarray:
+        if left not in self.below:
+            self.below[left] = _cumulative(self.table, self.counts[left])
+        return self.below[left]
+
+
 def sample_words(
     dfa: DFA, n: int, length: int, ends: Sequence[int], seed: int = 0
 ) -> Int[Tensor, "n length"]:
@@ -37,18 +73,7 @@ def sample_words(
     Raises:
         ValueError: there is no such word.
     """
-    counts = count_words(dfa, length, ends)
-    if counts[length][0] == 0:
-        wanted = [CLASSES[kind] for kind in ends]
-        raise ValueError(f"expected words of length {length} that end in {wanted}, got none in this language")
-    draws = np.random.default_rng(seed).random((length, n))
-    state, words = np.zeros(n, dtype=np.int64), np.empty((length, n), dtype=np.int64)
-    table = dfa.table.numpy()
-    for step, draw in enumerate(draws):
-        below = _cumulative(table, counts[length - step - 1])
-        words[step] = (draw[:, None] >= below[state]).sum(1)
-        state = table[state, words[step]]
-    return torch.from_numpy(words.T.copy())
+    return WordSampler(dfa, length, ends).draw(n, length, seed)
 
 
 def _cumulative(table: np.ndarray, ahead: list[int]) -> np.ndarray:

@@ -43,12 +43,13 @@ class ValueMatrices:
         return cls(dfa.matrices)
 
     def __call__(self, ids: Int[Tensor, "word length"]) -> Float[Tensor, "word prefix state"]:
-        """``s_t = s_{t-1} V[x_t]`` from state 0: the state after every prefix, the empty one included."""
+        """``s_t = s_{t-1} V[x_t]`` from state 0: the state after every prefix; ``PAD`` changes nothing."""
         state = torch.zeros(len(ids), self.matrices.shape[1])
         state[:, 0] = 1.0
-        trace = [state]
+        trace, stays = [state], torch.eye(self.matrices.shape[1])[None]  # PAD, -1, is the last matrix
+        matrices = torch.cat((self.matrices, stays))
         for symbol in ids.T:
-            trace.append((trace[-1][:, None] @ self.matrices[symbol])[:, 0])
+            trace.append((trace[-1][:, None] @ matrices[symbol])[:, 0])
         return torch.stack(trace, 1)
 
 

@@ -58,7 +58,7 @@ def regex_language(task: RegexLanguage, **changes: Any) -> HookedTransformer:
         "positional_embedding_type": "sinusoidal",
         "readout": "classes",
     } | changes
-    if fields["d_model"] % fields["n_heads"]:
+    if fields["n_heads"] < 1 or fields["d_model"] % fields["n_heads"]:
         raise ValueError(
             f"expected a d_model that {fields['n_heads']} heads share evenly, got {fields['d_model']}; "
             "change one"

@@ -27,9 +27,9 @@ class RegexLanguage(Task):
     logits of the next symbol in its columns ``next_columns`` and of the class in ``class_columns``.
 
     Words are drawn by ``automata.WordMixture``: all lengths alike, classes by ``p_class``, words of both
-    alike. Different words, not samples, are split, so that no word is in two splits. They are dealt out
-    class by class in the order of their lengths, so that all splits have all lengths, as far as there
-    are words; a class with too few for every split only trains.
+    alike. Different words, not samples, are split, so that no word is in two splits; a word that was drawn
+    often is in its split as often. They are dealt out class by class in the order of their lengths, so
+    that no split lacks a stretch of lengths; a class with too few for every split only trains.
 
     Variables of a batch, ``[batch, pos]``: ``state`` and ``class`` after the symbol at that position,
     and ``symbol``.
@@ -71,18 +71,21 @@ class RegexLanguage(Task):
     """Weight of the loss of the class beside that of the next symbol."""
 
     def __post_init__(self) -> None:
-        if strange := set(self.train_classes) - set(CLASSES) or not self.train_classes:
-            raise ValueError(f"expected train_classes among {CLASSES}, at least one, got {strange or 'none'}")
-        if len(self.split) != 3 or min(self.split) <= 0 or abs(sum(self.split) - 1) > 1e-9:
+        if not self.train_classes or not set(self.train_classes) <= set(CLASSES):
+            raise ValueError(
+                f"expected train_classes among {CLASSES}, at least one, got {self.train_classes}; name some"
+            )
+        if len(self.split) != 3 or not all(x > 0 for x in self.split) or abs(sum(self.split) - 1) > 1e-9:
             raise ValueError(
                 f"expected shares of train, val and test that add up to 1, got {self.split}; try 0.8 0.1 0.1"
             )
-        if self.lambda_class < 0:
+        if not 0 <= self.lambda_class < math.inf:
             raise ValueError(
                 f"expected lambda_class >= 0, got {self.lambda_class}; 0 leaves the class untrained"
             )
-        if self.n_samples < 1:
-            raise ValueError(f"expected n_samples >= 1, got {self.n_samples}; 5000 is usual")
+        for name, least in (("n_samples", 1), ("max_len", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"expected {name} >= {least}, got {getattr(self, name)}; raise it")
         if ACCEPT not in self.dfa.classes:
             raise ValueError(
                 f"expected a language with words, got {self.pattern!r}, of which no word that is accepted "
@@ -134,8 +137,7 @@ class RegexLanguage(Task):
 
     @cached_property
     def _samples(self) -> Int[Tensor, "sample max_len"]:
-        words, _ = self.mixture.draw(self.n_samples, self.seed)
-        return words[torch.randperm(len(words), generator=torch.Generator().manual_seed(self.seed))]
+        return self.mixture.draw(self.n_samples, self.seed)[0]
 
     @cached_property
     def _rows(self) -> dict[str, Tensor]:
@@ -179,6 +181,7 @@ class RegexLanguage(Task):
     def batch(self, words: Int[Tensor, "word length"]) -> Batch:
         """Words by symbol number, ``PAD`` behind the end, as the network reads them."""
         symbols = torch.where(words == PAD, self.pad, words)
+        words = words.cpu()
         ends = torch.full((len(words), 1), self.end)
         inputs, real = torch.cat((ends, symbols), 1), torch.cat((ends, symbols), 1) != self.pad
         after = torch.cat((symbols, torch.full_like(ends, self.pad)), 1)
@@ -278,6 +281,14 @@ class RegexLanguage(Task):
 
 
 def _dealt(n: int, shares: tuple[float | int, ...], start: float) -> Int[Tensor, " n"]:
-    """A split for each of n in a row, as evenly as can be: steps of the golden ratio around a circle."""
-    places = (start + (math.sqrt(5) - 1) / 2 * torch.arange(n, dtype=torch.float64)) % 1
-    return torch.bucketize(places, torch.tensor(shares[:-1], dtype=torch.float64).cumsum(0), right=True)
+    """A split for each of n in a row, as evenly as can be: steps of the golden ratio around a circle.
+
+    Begins further on where it would leave a split empty.
+    """
+    ends = torch.tensor(shares[:-1], dtype=torch.float64).cumsum(0)
+    for turn in range(100):
+        places = (start + (math.sqrt(5) - 1) / 2 * torch.arange(turn, turn + n, dtype=torch.float64)) % 1
+        dealt = torch.bucketize(places, ends, right=True)
+        if len(dealt.unique()) == len(shares):
+            break
+    return dealt

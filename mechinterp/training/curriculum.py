@@ -30,7 +30,7 @@ def curriculum(
         settings: what else ``fit`` takes.
 
     Returns:
-        A ``Fit`` for each stage begun; an interruption ends with the stage that it met.
+        A ``Fit`` for each stage begun; an interruption, or a callback that stops, ends with that stage.
 
     Raises:
         ValueError: no stages; as ``fit``.
@@ -41,6 +41,6 @@ def curriculum(
     for number, (task, recipe) in enumerate(stages):
         place = None if folder is None else Path(folder) / f"stage_{number}"
         jobs.append(fit(model, task, recipe, folder=place, **settings))
-        if jobs[-1].stopped == "interrupted":
+        if jobs[-1].stopped in ("interrupted", "callback"):
             break
     return jobs

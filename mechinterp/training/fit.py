@@ -107,9 +107,8 @@ def fit(
     job = Fit(model, task, recipe, History(), series)
     loop = _Loop(job, place, callbacks, penalty)
     # Dropout draws from torch's own generators: they are seeded here, and left as they were found.
-    devices = sorted({x.device.index or 0 for x in model.parameters() if x.device.type == "cuda"})
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(recipe.seed)
+    with torch.random.fork_rng(loop.stepper.cuda):
+        torch.manual_seed(recipe.seed + 1_000_003)  # not the stream that orders the examples
         loop.resume()
         began = time.perf_counter() - job.history.seconds
         try:
@@ -199,16 +198,16 @@ class _Loop:
         history.weight_norm.append(math.sqrt(squares))
         if job.step == 0 and 0 in self.kept_at:
             job.checkpoints.add(0, job.model)
+        if history.test_loss[-1] < self.best:
+            self.best, self.since_best = history.test_loss[-1], 0
+            if job.recipe.keep_best:
+                job.best = {name: x.detach().clone() for name, x in job.model.state_dict().items()}
+        else:
+            self.since_best += 1
 
     def decide(self) -> None:
         """Whether to stop, and when."""
         job, recipe, history = self.job, self.job.recipe, self.job.history
-        if history.test_loss[-1] < self.best:
-            self.best, self.since_best = history.test_loss[-1], 0
-            if recipe.keep_best:
-                job.best = {name: x.detach().clone() for name, x in job.model.state_dict().items()}
-        else:
-            self.since_best += 1
         reached = recipe.stop_at_score is not None and history.test_score[-1] >= recipe.stop_at_score
         if reached and self.end == recipe.steps and job.step < self.end:
             self.clean_up()

@@ -33,6 +33,7 @@ class Stepper:
         self.dtype = getattr(torch, recipe.loss_dtype)
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.order = torch.empty(0, dtype=torch.long)
+        self.cuda = sorted({x.device.index or 0 for x in model.parameters() if x.device.type == "cuda"})
 
     def step(self) -> float:
         """Take one step; a loss that is not finite is returned and changes nothing."""
@@ -70,6 +71,7 @@ class Stepper:
             "order": self.order,
             "generator": self.generator.get_state(),
             "torch_generator": torch.get_rng_state(),  # dropout draws from it
+            "cuda_generators": [torch.cuda.get_rng_state(device) for device in self.cuda],
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -79,6 +81,8 @@ class Stepper:
         self.steps, self.order = state["steps"], state["order"]
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_generator"])
+        for device, generator in zip(self.cuda, state["cuda_generators"]):
+            torch.cuda.set_rng_state(generator, device)
 
 
 @functools.cache

@@ -80,13 +80,29 @@ def test_random_matrices_sit_in_the_null(match):
     assert np.mean(np.array(p) < 0.5) > 0.2
 
 
-def test_relabellings_that_change_nothing_are_no_null():
-    result = compare_transitions(NAMED["parity"]().matrices, NAMED["parity"]().matrices)
-    assert result.extra["n_null"].values.tolist() == [0, 500]
-    assert np.isnan(result.extra["p"].sel(null="relabelled states")).all()
-    three = compare_transitions(language("a*b*").matrices, language("a*b*").matrices)
-    assert three.extra["n_null"].values.tolist() == [5, 500]
-    assert float(three.extra["p"].sel(null="relabelled states", measure="cosine", head="all")) == 1 / 6
+@pytest.mark.parametrize(
+    ("pattern", "least"), [("parity", 1.0), ("Z3", 1 / 2), ("a*b*", 1 / 6), ("S3", 1 / 120)]
+)
+def test_a_perfect_match_is_as_rare_as_there_are_other_labellings(pattern, least):
+    """Of six states there are 720 orders, 6 of which leave S3 as it is; 500 are drawn."""
+    matrices = language(pattern).matrices
+    result = compare_transitions(matrices, matrices)
+    relabelled = float(result.extra["least_p"].sel(null="relabelled states"))
+    assert relabelled == pytest.approx(least, rel=1.0 if pattern == "S3" else 1e-9)
+    p = result.extra["p"].sel(measure="cosine", head="all", null="random automata")
+    assert p == result.extra["least_p"].sel(null="random automata")
+
+
+@pytest.mark.parametrize("pattern", ["Z3", "a*b*", "S3"])
+def test_the_null_of_relabelled_states_has_its_level(pattern):
+    """Matrices that know nothing of the labels have a p-value below x at most x of the time."""
+    transitions, p = language(pattern).matrices, []
+    for seed in range(200):
+        noise = torch.randn(transitions.shape, generator=torch.Generator().manual_seed(seed))
+        result = compare_transitions(noise, transitions, match=False, draws=120, seed=seed)
+        p.append(float(result.extra["p"].sel(null="relabelled states", measure="cosine", head="all")))
+    for level in (0.05, 0.17, 0.34, 0.5):
+        assert np.mean(np.array(p) <= level) <= level + 0.08
 
 
 def test_the_probe_of_the_basis_is_held_out():

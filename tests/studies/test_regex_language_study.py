@@ -292,7 +292,7 @@ def test_wrong_words_are_refused_before_work_starts(capsys, tmp_path, monkeypatc
         (["--visualize-heads", "7"], "heads of 0 to 1, got [7]"),
         (["--layer", "3"], "a layer of 0 to 0"),
         (["--test-strings", "abc"], "expected symbols of 'ab', got ['c']"),
-        (["--test-strings", 40 * "a"], "1 to n_ctx=17 positions"),
+        (["--test-strings", 40 * "a"], "words of at most 16 symbols"),
     ],
 )
 def test_wrong_comparisons_are_refused(capsys, trained, words, message):

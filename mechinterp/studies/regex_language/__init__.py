@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from mechinterp.result import Claim, Result
 from mechinterp.runs import Run
 from mechinterp.studies.base import Stopwatch, StudyReport, Watch, silent
 from mechinterp.studies.regex_language.anatomy import Anatomy
-from mechinterp.studies.regex_language.claims import claims
+from mechinterp.studies.regex_language.claims import judge
 from mechinterp.studies.regex_language.comparing import record
 from mechinterp.studies.regex_language.options import RegexLanguageOptions, Trained, train
 from mechinterp.studies.regex_language.sweeps import sweep
@@ -93,11 +93,10 @@ def study(config: RegexLanguageStudy, out: str | Path, watch: Watch = silent) ->
         )
     run = Run.create(out, {"kind": "study", "study": "regex-language", **asdict(config)})
     seeds = range(config.seed, config.seed + config.seeds)
-    found = [anatomy(config.options(seed), run.path / f"seed_{seed}", watch) for seed in seeds]
-    results, table = dict(found[0].results), claims(found)
+    found = [take_apart(config.options(seed), run.path / f"seed_{seed}", watch) for seed in seeds]
+    results, table = dict(found[0].results), judge(found)
     if not config.fast:
-        base = replace(config.options(config.seed), patience=5)
-        results["language_sweep"] = sweep(base, run.path / "sweep", watch)
+        results["language_sweep"] = sweep(found[0].trained, run.path / "sweep", watch)
     trainings = [one.trained.run.metrics for one in found]
     report = StudyReport(
         study="regex-language",
@@ -117,11 +116,12 @@ def study(config: RegexLanguageStudy, out: str | Path, watch: Watch = silent) ->
     return report
 
 
-def anatomy(options: RegexLanguageOptions, out: Path, watch: Watch) -> Anatomy:
+def take_apart(options: RegexLanguageOptions, out: Path, watch: Watch) -> Anatomy:
     """Train and take apart; what was found is kept in the run's folder."""
     found = Anatomy.of(train(options, out, watch))
     found.trained.run.save_results(found.results.values())
-    record(found.trained, [found.results["raw_transitions"], found.results["state_transitions"]])
+    comparisons = [x for name, x in found.results.items() if name.endswith("_transitions")]
+    record(found.trained, comparisons)
     return found
 
 
@@ -137,6 +137,7 @@ def summary(found: list[Anatomy], table: list[Claim]) -> str:
         f"{np.mean([one.measures['class_acc'] for one in found]):.2%} of the prefixes of unseen words. "
         f"Of {len(table)} claims {count['holds']} hold, {count['fails']} fail and {count['untested']} are "
         f"untested. Words: {'; '.join(task.notes)}."
+        + "".join(f" Not measured: {what}, since {why}." for what, why in found[0].missing.items())
     )
 
 
@@ -152,7 +153,7 @@ _PLAN = (
         "States read",
         "A linear probe of the state, beside the same probe of the untrained network and of the bare "
         "symbol: much of the state of so small a machine is in the last symbol.",
-        ("state_probe",),
+        ("logistic_probe",),
     ),
     (
         "States swapped",

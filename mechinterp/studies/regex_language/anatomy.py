@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +14,7 @@ from torch import Tensor
 from mechinterp.analysis.behaviour import agreement, state_swap
 from mechinterp.analysis.gates import Gate
 from mechinterp.analysis.probes import Logistic, probe
-from mechinterp.automata import PAD, WordMixture
+from mechinterp.automata import WordMixture
 from mechinterp.hooks import run_with_cache
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.result import NotLearned, Result
@@ -39,10 +40,10 @@ class Anatomy:
     Args:
         measures: of the task on test words, as ``RegexLanguage.measures`` gives them.
         untrained: the same of the network before training.
-        longer: the same on words beyond the training lengths.
-        untrained_longer: class accuracy of the network before training on these.
-        trivial_longer: that of the best constant answer.
+        longer: class accuracy on words beyond the training lengths, of ``trained``, ``untrained`` and the
+            best constant answer, ``trivial``; empty where the language has no longer words.
         results: by name.
+        missing: what could not be measured, and why.
     """
 
     trained: Trained
@@ -50,9 +51,8 @@ class Anatomy:
     measures: Mapping[str, float]
     untrained: Mapping[str, float]
     longer: Mapping[str, float]
-    untrained_longer: float
-    trivial_longer: float
     results: Mapping[str, Result]
+    missing: Mapping[str, str]
 
     @classmethod
     def of(cls, trained: Trained, checkpoint: str = "best") -> Anatomy:
@@ -64,21 +64,29 @@ class Anatomy:
     @classmethod
     def _of(cls, trained: Trained, checkpoint: str) -> Anatomy:
         task, model, before = trained.task, trained.model(checkpoint), trained.untrained()
-        gate, test, longer = Gate.of(model, task), task.dataset("test"), longer_words(task)
-        results = {
-            **behaviour(model, before, task, longer, gate),
-            "state_probe": states_read(model, before, task, gate),
-        }
-        swap = swapped(model, task, gate, seed=trained.options.seed)
-        if swap is not None:
-            results["state_swap"] = swap
-        found = [*weight_comparison(model, task, untrained=before, gate=gate), along_training(trained)]
-        results |= {result.name: result for result in found}
+        gate, test, seed = Gate.of(model, task), task.dataset("test"), trained.options.seed
+        missing: dict[str, str] = {}
+
+        def tried(name: str, measure: Callable[[], Any], otherwise: Any) -> Any:
+            """Languages differ in what can be asked of them: too few states, no longer words."""
+            try:
+                return measure()
+            except ValueError as error:
+                missing[name] = str(error)
+                return otherwise
+
+        longer = tried("longer words", lambda: longer_words(task), None)
+        found = [
+            *behaviour(model, before, task, longer, gate),
+            *tried("states read", lambda: [states_read(model, before, task, gate)], []),
+            *tried("states swapped", lambda: [swapped(model, task, gate, seed=seed)], []),
+            *tried("weights", lambda: weight_comparison(model, task, untrained=before, gate=gate), []),
+            *tried("weights along training", lambda: [along_training(trained, gate=gate)], []),
+        ]
         return cls(
             trained=trained, gate=gate, measures=_measures(task, model, test),
-            untrained=_measures(task, before, test), longer=_measures(task, model, longer), results=results,
-            untrained_longer=_measures(task, before, longer)["class_acc"],
-            trivial_longer=task.most_frequent(longer),
+            untrained=_measures(task, before, test), longer=_beyond(task, model, before, longer),
+            results={result.name: result for result in found}, missing=missing,
         )  # fmt: skip
 
 
@@ -94,52 +102,73 @@ def _measures(task: RegexLanguage, model: HookedTransformer, batch: Batch) -> Ma
 
 
 @torch.no_grad()
+def _beyond(
+    task: RegexLanguage, model: HookedTransformer, untrained: HookedTransformer, longer: Batch | None
+) -> Mapping[str, float]:
+    if longer is None:
+        return {}
+    scores = {"trained": model, "untrained": untrained}
+    found = {name: task.score(task.outputs(network, longer), longer) for name, network in scores.items()}
+    return {**found, "trivial": task.most_frequent(longer)}
+
+
+@torch.no_grad()
 def right_answers(model: HookedTransformer, task: RegexLanguage, batch: Batch) -> dict[str, Tensor]:
     """Whether the class is right at each place, and whether the guess of the next symbol is a best one."""
     outputs, odds = task.outputs(model, batch), task.next_symbol(batch)
     guess = outputs[..., task.next_columns].argmax(-1)
-    best = odds.gather(-1, guess[..., None])[..., 0] >= odds.amax(-1) - 1e-9
+    best = (odds.gather(-1, guess[..., None])[..., 0] >= odds.amax(-1) - 1e-9) & (odds.amax(-1) > 0)
     return {"class": task.right(outputs, batch) & batch.mask, "best token": best & batch.mask}
 
 
 def behaviour(
-    model: HookedTransformer, untrained: HookedTransformer, task: RegexLanguage, longer: Batch, gate: Gate
-) -> dict[str, Result]:
-    """Agreement with the automaton by length (in training and beyond), position and state."""
+    model: HookedTransformer,
+    untrained: HookedTransformer,
+    task: RegexLanguage,
+    longer: Batch | None,
+    gate: Gate,
+) -> list[Result]:
+    """Agreement with the automaton by length (and beyond that of training, if it can be), position, state."""
     test = task.dataset("test")
-    right, before = right_answers(model, task, test), right_answers(untrained, task, test)
-    settings = {"trivial": task.trivial, "gate": gate}
+    right, before = (right_answers(network, task, test) for network in (model, untrained))
     places = torch.arange(test.inputs.shape[1]).expand(test.inputs.shape)
     groups = {"position": places, "state": test.variables["state"]}
+    settings = {"trivial": task.trivial, "together": _copies(test.inputs), "gate": gate}
     found = [
         agreement(right, group, test.mask, axis=axis, untrained=before, **settings)
         for axis, group in groups.items()
     ]
-    both = [(test, right, before)]
-    both.append((longer, right_answers(model, task, longer), right_answers(untrained, task, longer)))
-    wide = longer.inputs.shape[1]
-    mask = torch.cat([_widened(batch.mask, wide) for batch, _, _ in both])
-    kinds = [
-        {name: torch.cat([_widened(pair[of][name], wide) for pair in both]) for name in right}
-        for of in (1, 2)
-    ]
+    batches = [test] if longer is None else [test, longer]
+    width = batches[-1].inputs.shape[1]
+    mask = torch.cat([_widened(batch.mask, width) for batch in batches])
+    inputs = torch.cat([_widened(batch.inputs, width, task.pad) for batch in batches])
+    kinds = torch.cat([batch.variables["class"][batch.mask] for batch in batches])
+    answers = []
+    for network in (model, untrained):
+        each = [right_answers(network, task, batch) for batch in batches]
+        answers.append({name: torch.cat([_widened(one[name], width) for one in each]) for name in right})
     by_length = agreement(
-        kinds[0], mask.sum(1) - 1, mask, axis="length", untrained=kinds[1],
-        provenance={"trained up to": task.max_len}, **settings,
+        answers[0], mask.sum(1) - 1, mask, axis="length", untrained=answers[1], gate=gate,
+        trivial=kinds.bincount().max().item() / len(kinds), together=_copies(inputs),
+        provenance={"trained up to": task.max_len},
     )  # fmt: skip
-    return {result.name: result for result in [by_length, *found]}
+    return [by_length, *found]
 
 
-def _widened(x: Tensor, width: int) -> Tensor:
-    return torch.nn.functional.pad(x, (0, width - x.shape[1]))
+def _copies(inputs: Int[Tensor, "b pos"]) -> Int[Tensor, " b"]:
+    """The number of each word among the different ones."""
+    return inputs.unique(dim=0, return_inverse=True)[1]
+
+
+def _widened(x: Tensor, width: int, value: int = 0) -> Tensor:
+    return torch.nn.functional.pad(x, (0, width - x.shape[1]), value=value)
 
 
 def states_read(
     model: HookedTransformer, untrained: HookedTransformer, task: RegexLanguage, gate: Gate, n: int = 300
 ) -> Result:
-    """The state of the automaton by a probe of the stream, layer by layer, and by one of the bare symbol."""
-    batch = different(task.dataset("test"), n)
-    hooks = ["blocks.0.hook_resid_pre", *map(stream_after, range(model.cfg.n_layers))]
+    """The state of the automaton by a probe of the last layer's stream, and by one of the bare symbol."""
+    batch, hooks = different(task.dataset("test"), n), [stream_after(model.cfg.n_layers - 1)]
     with torch.no_grad():
         caches = [run_with_cache(network, batch.inputs, names=hooks)[1] for network in (model, untrained)]
     return probe(
@@ -149,27 +178,29 @@ def states_read(
 
 
 def swapped(
-    model: HookedTransformer, task: RegexLanguage, gate: Gate, *, layer: int = 0, seed: int = 0, n: int = 400
-) -> Result | None:
-    """States swapped in the stream after a layer; ``None`` if there is only one state."""
-    if task.dfa.n_states < 2:
-        return None
-    layer = layer % model.cfg.n_layers
-    basis, draw = basis_of(model, task, layer), torch.Generator().manual_seed(seed)
-    words, _ = task.mixture.draw(4 * n, seed + 1)
-    lengths = (words != PAD).sum(1)
-    words = words[lengths >= 2][:n]
-    batch, lengths = task.batch(words), (words != PAD).sum(1)
-    at = (1 + torch.rand(len(words), generator=draw) * lengths).long().clamp(max=lengths)
-    source = batch.variables["state"][torch.arange(len(words)), at]
-    others = _others(task, source, at, draw)
+    model: HookedTransformer, task: RegexLanguage, gate: Gate, *, layer: int = 0, seed: int = 0, n: int = 800
+) -> Result:
+    """States swapped in the stream after a layer, at one random place of each of up to n different words.
 
-    def follows(outputs: Float[Tensor, "b pos out"], target: Int[Tensor, " b"]) -> Float[Tensor, "b later"]:
+    Raises:
+        ValueError: fewer than two states, or none that words of the task lead to often enough.
+    """
+    if task.dfa.n_states < 2:
+        raise ValueError("expected at least 2 states to swap, got 1; take another language")
+    layer, draw = layer % model.cfg.n_layers, torch.Generator().manual_seed(seed)
+    basis = basis_of(model, task, layer)
+    batch = different(task.batch(task.mixture.draw(2 * n, seed + 1)[0]), n)
+    lengths, rows = batch.mask.sum(1) - 1, torch.arange(len(batch))
+    at = (1 + torch.rand(len(batch), generator=draw) * lengths).long().clamp(max=lengths)
+    source = batch.variables["state"][rows, at]
+    target, wrong = _others(task, source, at, draw).T
+
+    def follows(outputs: Float[Tensor, "b pos out"], goal: Int[Tensor, " b"]) -> Float[Tensor, "b later"]:
         answers = outputs[..., task.class_columns].argmax(-1)
-        return _follows(task, batch, answers, at, source, target)
+        return _follows(task, batch, answers, at, torch.stack((goal, source, wrong)))
 
     return state_swap(
-        model, batch.inputs, stream_after(layer), at, basis.write, source, *others.T, follows,
+        model, batch.inputs, stream_after(layer), at, basis.write, source, target, wrong, follows,
         seed=seed, gate=gate, provenance={"pattern": task.pattern, "layers": model.cfg.n_layers},
     )  # fmt: skip
 
@@ -192,19 +223,16 @@ def _follows(
     batch: Batch,
     answers: Int[Tensor, "b pos"],
     at: Int[Tensor, " b"],
-    source: Int[Tensor, " b"],
-    target: Int[Tensor, " b"],
+    states: Int[Tensor, "kind b"],
 ) -> Float[Tensor, "b later"]:
-    """Whether the class answered is the target's where it differs from the source's."""
+    """Whether the class answered is that from the first of some states, where all others give another."""
     rows, found = torch.arange(len(at)), []
-    states = torch.stack((source, target))
     for later in range(LATER + 1):
         place = (at + later).clamp(max=batch.inputs.shape[1] - 1)
         real = batch.mask[rows, place] & (at + later < batch.inputs.shape[1])
         if later:
-            symbols = batch.inputs[rows, place].clamp(max=task.dfa.n_symbols - 1)
-            states = task.dfa.table[states, symbols]
+            states = task.dfa.table[states, batch.inputs[rows, place].clamp(max=task.dfa.n_symbols - 1)]
         kinds = task.dfa.classes[states]
-        follows = (answers[rows, place] == kinds[1]).double()
-        found.append(torch.where(real & (kinds[0] != kinds[1]), follows, torch.nan))
+        tells = real & (kinds[1:] != kinds[0]).all(0)
+        found.append(torch.where(tells, (answers[rows, place] == kinds[0]).double(), torch.nan))
     return torch.stack(found, 1)

@@ -42,7 +42,7 @@ def compare(
     """
     trained = Trained.open(path)
     task, model, untrained = trained.task, trained.model(checkpoint), trained.untrained()
-    _check(model, layer, visualize_heads)
+    _check(model, layer, visualize_heads, test_strings)
     words = _traces(model, task, test_strings, layer) if test_strings else []
     gate = Gate.of(model, task)
     results = weight_comparison(model, task, untrained=untrained, layer=layer, gate=gate)
@@ -53,18 +53,21 @@ def compare(
     text = "Above: cosines of each head, over the middle 95 % of random automata. Below: matrices."
     sections = [Section(heading=_HEADINGS[one.name], text=text, results=[one]) for one in results]
     title = f"The weights of {task.pattern} beside its automaton"
-    page = trained.run.path / "weight_comparison.html"
+    page = trained.run.path / f"weight_comparison{_suffix(checkpoint)}.html"
     write_atomic(page, report(title, str(gate), [], sections, environment()))
     tables = [f"{_HEADINGS[one.name]}\n{table(one)}" for one in results]
     return "\n\n".join([str(gate), *tables, *words, f"Pictures: {page}"])
 
 
 def record(trained: Trained, results: Sequence[Result], checkpoint: str = "best", layer: int = 0) -> None:
-    """Write ``weight_comparison.json`` into the run."""
+    """Write ``weight_comparison.json`` into the run; of another checkpoint than the best, with its name."""
     found = {one.name: one.to_json() for one in results}
-    write_json(
-        trained.run.path / "weight_comparison.json", {"checkpoint": checkpoint, "layer": layer, **found}
-    )
+    path = trained.run.path / f"weight_comparison{_suffix(checkpoint)}.json"
+    write_json(path, {"checkpoint": checkpoint, "layer": layer, **found})
+
+
+def _suffix(checkpoint: str) -> str:
+    return "" if checkpoint == "best" else f"_{checkpoint}"
 
 
 _HEADINGS = {
@@ -110,7 +113,8 @@ def _numbers(result: Result, measure: str, head: str) -> str:
     p, relabelled = (
         float(result.extra["p"].sel(null=null, **at)) for null in ("random automata", "relabelled states")
     )
-    return f"{value:9.3f}{untrained:11.3f}  {f'{low} to {high}':20}{p:7.3f}{relabelled:14.3f}"
+    numbers = [f"{x:.3f}" if x == x else "–" for x in (value, untrained, p, relabelled)]
+    return f"{numbers[0]:>9}{numbers[1]:>11}  {f'{low} to {high}':20}{numbers[2]:>7}{numbers[3]:>14}"
 
 
 @torch.no_grad()
@@ -134,7 +138,12 @@ def _traces(model: HookedTransformer, task: RegexLanguage, words: Sequence[str],
     return text
 
 
-def _check(model: HookedTransformer, layer: int, heads: Sequence[int]) -> None:
+def _check(model: HookedTransformer, layer: int, heads: Sequence[int], words: Sequence[str]) -> None:
+    if too_long := [word for word in words if len(word) >= model.cfg.n_ctx]:
+        raise ValueError(
+            f"expected words of at most {model.cfg.n_ctx - 1} symbols, twice as many as it trained on, got "
+            f"{too_long}; shorten them"
+        )
     if not 0 <= layer < model.cfg.n_layers:
         raise ValueError(f"expected a layer of 0 to {model.cfg.n_layers - 1}, got {layer}; name one of those")
     if strange := [head for head in heads if not 0 <= head < model.cfg.n_heads]:

@@ -272,6 +272,7 @@ def _save(run: Run, job: Fit, task: RegexLanguage) -> None:
     run.finish(
         {
             **measures,
+            "test_accuracy": measures["class_acc"],
             "trivial": task.trivial,
             "val_loss": best,
             "steps": job.step,

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 import xarray as xr
 
-from mechinterp.automata import NAMED
 from mechinterp.result import Result
 from mechinterp.studies.base import Watch
 from mechinterp.studies.regex_language.anatomy import longer_words
-from mechinterp.studies.regex_language.options import RegexLanguageOptions, train
+from mechinterp.studies.regex_language.options import RegexLanguageOptions, Trained, train
+from mechinterp.tasks.base import Batch
+from mechinterp.tasks.regex_language import RegexLanguage
 
 AXES: Mapping[str, Sequence[Any]] = {
     "d_model": (8, 16, 32, 64),
@@ -30,47 +31,76 @@ AXES: Mapping[str, Sequence[Any]] = {
 MEASURES = ("class_acc", "string_acc", "token_share", "class_acc, longer")
 
 
-def sweep(
-    options: RegexLanguageOptions, out: Path, watch: Watch, axes: Mapping[str, Sequence[Any]] = AXES
-) -> Result:
-    """Train once for each value on each axis, in folders below ``out``.
+def sweep(base: Trained, out: Path, watch: Watch, axes: Mapping[str, Sequence[Any]] = AXES) -> Result:
+    """Train once for each value on each axis, in folders below ``out``, but for what the base has.
 
     Returns:
-        Dims ``setting`` (such as ``d_model=16``) and ``measure``. Trivial is the share of the most frequent
-        class; the control, by setting, its own: what the best constant answer has there.
+        Dims ``setting`` (such as ``d_model=16``) and ``measure``; NaN where a language has no longer words.
+        Trivial is the share of the most frequent class of the base. Control: the class accuracy of the
+        untrained network in each setting. ``extra``: ``axis``, ``trivial`` of each setting. Settings that
+        cannot be, such as an odd width for sinusoidal positions, are in ``provenance["left out"]``.
     """
-    settings = [
-        (axis, value) for axis, values in axes.items() for value in values if _possible(options, axis, value)
-    ]
-    rows, trivial, labels = [], [], []
-    for axis, value in settings:
-        trained = train(replace(options, **{axis: value}), out / f"{axis}-{value}", watch)
-        labels.append(f"{axis}={value}")
-        rows.append(_measures(trained))
+    asked = [(axis, value) for axis, values in axes.items() for value in values]
+    possible = [pair for pair in asked if _possible(base.options, *pair)]
+    rows, controls, trivial = [], [], []
+    for axis, value in possible:
+        changed = replace(base.options, **{axis: value})
+        same = _alphabet(changed) == _alphabet(base.options) and replace(changed, alphabet=None) == replace(
+            base.options, alphabet=None
+        )
+        trained = base if same else train(changed, out / f"{axis}-{value}", watch)
+        row, control = _measures(trained)
+        rows.append(row)
+        controls.append(control)
         trivial.append(trained.task.trivial)
+    labels = [f"{axis}={value}" for axis, value in possible]
     coords = {"setting": labels, "measure": list(MEASURES)}
     return Result(
         name="language_sweep",
         values=xr.DataArray(rows, dims=("setting", "measure"), coords=coords, attrs={"units": "share right"}),
-        trivial=options.task.trivial,
-        control=xr.DataArray(trivial, dims=("setting",), coords={"setting": labels}),
-        control_kind="best constant class in the same setting",
-        provenance={"pattern": options.pattern, "seed": options.seed},
-        extra={"axis": xr.DataArray([axis for axis, _ in settings], dims=("setting",))},
+        trivial=base.task.trivial,
+        control=xr.DataArray(controls, dims=("setting",), coords={"setting": labels}),
+        control_kind="class accuracy of the untrained network",
+        provenance={
+            "pattern": base.options.pattern,
+            "seed": base.options.seed,
+            "left out": [f"{axis}={value}" for axis, value in asked if (axis, value) not in possible],
+        },
+        extra={
+            "axis": xr.DataArray([axis for axis, _ in possible], dims=("setting",)),
+            "trivial": xr.DataArray(trivial, dims=("setting",)),
+        },
     )
 
 
+def _alphabet(options: RegexLanguageOptions) -> str:
+    return options.task.dfa.alphabet
+
+
 def _possible(options: RegexLanguageOptions, axis: str, value: Any) -> bool:
-    """Whether an alphabet holds the symbols there are, and heads share d_model evenly."""
-    if axis == "alphabet":
-        own = options.task.dfa.alphabet
-        return value == own if options.pattern in NAMED else set(own) <= set(value)
-    width, heads = (value if axis == name else getattr(options, name) for name in ("d_model", "n_heads"))
-    return width % heads == 0
+    """Whether task and network can be built, with all the symbols that there are now."""
+    if axis == "alphabet" and not set(_alphabet(options)) <= set(value):
+        return False
+    try:
+        changed = replace(options, **{axis: value})
+        changed.network(changed.task)
+    except ValueError:
+        return False
+    return True
 
 
 @torch.no_grad()
-def _measures(trained: Any) -> list[float]:
-    model, longer = trained.model(), longer_words(trained.task)
-    far = trained.task.score(trained.task.outputs(model, longer), longer)
-    return [*(trained.run.metrics[name] for name in MEASURES[:-1]), far]
+def _measures(trained: Trained) -> tuple[list[float], float]:
+    """Scores by ``MEASURES``, and the class accuracy of the untrained network."""
+    task, model, untrained = trained.task, trained.model(), trained.untrained()
+    test, longer = task.dataset("test"), _longer(task)
+    far = float("nan") if longer is None else task.score(task.outputs(model, longer), longer)
+    scores = [float(trained.run.metrics[name]) for name in MEASURES[:-1]]
+    return [*scores, far], task.score(task.outputs(untrained, test), test)
+
+
+def _longer(task: RegexLanguage) -> Batch | None:
+    try:
+        return longer_words(task)
+    except ValueError:
+        return None

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from mechinterp.analysis.gates import Gate
+from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.transitions import StateBasis, compare_transitions, leading_blocks, state_basis
 from mechinterp.hooks import run_with_cache
 from mechinterp.models.folding import fold_ln
@@ -47,7 +47,8 @@ def basis_of(model: HookedTransformer, task: RegexLanguage, layer: int = -1, see
     batch = different(task.dataset("train"), 2000)
     word = torch.arange(len(batch))[:, None].expand(batch.inputs.shape)[batch.mask]
     states = batch.variables["state"][batch.mask]
-    return state_basis(activations(model, batch, layer), states, groups=word, seed=seed)
+    stream = activations(model, batch, layer)
+    return state_basis(stream, states, n_states=task.dfa.n_states, groups=word, seed=seed)
 
 
 def different(batch: Batch, most: int) -> Batch:
@@ -142,7 +143,7 @@ def _with_rotations(
     )
 
 
-def along_training(trained: Trained, layer: int = 0, draws: int = 100) -> Result:
+def along_training(trained: Trained, layer: int = 0, draws: int = 100, gate: Gate | None = None) -> Result:
     """Both comparisons' cosine of all heads, and the loss, at every checkpoint of a run.
 
     Dims ``basis`` and ``step``. ``extra``: ``gradient`` (component, step), the norm of the loss's gradient
@@ -167,7 +168,7 @@ def along_training(trained: Trained, layer: int = 0, draws: int = 100) -> Result
         trivial=0.0,
         control=xr.DataArray(control, dims=("basis",), coords={"basis": coords["basis"]}),
         control_kind="random automata of the same size",
-        provenance={"pattern": task.pattern, "layer": layer, "checkpoints": len(series)},
+        provenance=gated(gate, {"pattern": task.pattern, "layer": layer, "checkpoints": len(series)}),
         extra={
             "gradient": xr.DataArray(
                 norms, dims=("component", "step"), coords={"component": names, "step": series.steps}

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from mechinterp import models
-from mechinterp.analysis.transitions import compare_transitions, leading_blocks, state_basis
+from mechinterp.analysis.state_basis import state_basis
+from mechinterp.analysis.transitions import compare_transitions, leading_blocks
 from mechinterp.automata import NAMED, language, random_dfa
 from mechinterp.constructions.regex_language import near_construction
 from mechinterp.models.rotation import rotate_stream

@@ -21,7 +21,8 @@ from mechinterp.studies.regex_language.claims import (
     states_linearly_readable,
     weights_match,
 )
-from mechinterp.studies.regex_language.options import RegexLanguageOptions, Trained, train
+from mechinterp.studies.regex_language.options import RegexLanguageOptions
+from mechinterp.studies.regex_language.training import Trained, train
 from mechinterp.tasks import RegexLanguage
 
 TASK = RegexLanguage(pattern="a*b*", n_samples=300, max_len=8)

@@ -23,8 +23,9 @@ from mechinterp.studies.base import Stopwatch, StudyReport, Watch, silent
 from mechinterp.studies.regex_language.anatomy import Anatomy
 from mechinterp.studies.regex_language.claims import judge
 from mechinterp.studies.regex_language.comparing import record
-from mechinterp.studies.regex_language.options import RegexLanguageOptions, Trained, train
+from mechinterp.studies.regex_language.options import RegexLanguageOptions
 from mechinterp.studies.regex_language.sweeps import sweep
+from mechinterp.studies.regex_language.training import Trained, train
 
 __all__ = [
     "PATTERNS",

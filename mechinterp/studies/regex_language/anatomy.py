@@ -18,7 +18,7 @@ from mechinterp.automata import WordMixture
 from mechinterp.hooks import run_with_cache
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.result import NotLearned, Result
-from mechinterp.studies.regex_language.options import Trained
+from mechinterp.studies.regex_language.training import Trained
 from mechinterp.studies.regex_language.weights import (
     along_training,
     basis_of,

@@ -16,7 +16,7 @@ from mechinterp.models.transformer import HookedTransformer
 from mechinterp.report import Section, report
 from mechinterp.result import Result, format_number
 from mechinterp.runs import environment
-from mechinterp.studies.regex_language.options import Trained
+from mechinterp.studies.regex_language.training import Trained
 from mechinterp.studies.regex_language.weights import activations, basis_of, plain, weight_comparison
 from mechinterp.tasks.regex_language import RegexLanguage
 

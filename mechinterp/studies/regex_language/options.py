@@ -1,26 +1,18 @@
-"""What to train, under the published script's names, and the run folder that training leaves."""
+"""What to train, under the published script's names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from mechinterp.automata import CLASSES
-from mechinterp.constructions.regex_language import ValueMatrices, near_construction, off_construction
-from mechinterp.files import write_json
+from mechinterp.constructions.regex_language import near_construction
 from mechinterp.models.factories import regex_language as build
 from mechinterp.models.transformer import HookedTransformer
-from mechinterp.runs import Run
-from mechinterp.studies.base import Watch, silent
 from mechinterp.tasks.regex_language import RegexLanguage
-from mechinterp.training.checkpoint import CheckpointSeries, load_weights, save_weights
-from mechinterp.training.curriculum import curriculum
-from mechinterp.training.fit import Fit
 from mechinterp.training.recipe import Recipe
 from mechinterp.training.recipes import epochs
 
@@ -161,147 +153,6 @@ class RegexLanguageOptions:
                 f"expected a run of `mechinterp train regex-language`, got another record ({error}); name "
                 "such a run"
             ) from None
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A run folder, and what is in it."""
-
-    run: Run
-    options: RegexLanguageOptions
-    task: RegexLanguage
-
-    @classmethod
-    def open(cls, path: str | Path) -> Trained:
-        """A finished run of ``train``.
-
-        Raises:
-            ValueError: there is none, it is of another kind, or it is not finished.
-        """
-        run = Run.open(path)
-        if run.config.get("task") != "regex_language":
-            raise ValueError(
-                f"expected a run of `mechinterp train regex-language` at {path}, got "
-                f"{run.config.get('kind')!r} of {run.config.get('task') or run.config.get('study')!r}; "
-                "name another folder"
-            )
-        if not run.finished:
-            raise ValueError(
-                f"expected a finished run at {path}, got one that stopped; train it to its end first"
-            )
-        options = RegexLanguageOptions.from_json(run.config["options"])
-        return cls(run, options, options.task)
-
-    @property
-    def checkpoints(self) -> CheckpointSeries:
-        """Weights along training."""
-        return CheckpointSeries(self.run.path / _last_stage(self.options) / "checkpoints")
-
-    def weights(self, checkpoint: str = "best") -> dict[str, Tensor]:
-        """Weights by ``"best"`` (lowest loss on val), ``"final"``, or the number of a step.
-
-        Raises:
-            ValueError: no such checkpoint.
-        """
-        if checkpoint in ("best", "final"):
-            return load_weights(self.run.path / f"{checkpoint}.safetensors")
-        known = self.checkpoints.steps
-        if not checkpoint.isdecimal() or int(checkpoint) not in known:
-            raise ValueError(
-                f"expected a checkpoint best, final or one of {known}, got {checkpoint!r}; name one"
-            )
-        return self.checkpoints[int(checkpoint)]
-
-    def model(self, checkpoint: str = "best") -> HookedTransformer:
-        """The network with some checkpoint's weights, on the CPU and in evaluation mode."""
-        model = self.untrained()
-        model.load_state_dict(self.weights(checkpoint))
-        return model
-
-    def untrained(self) -> HookedTransformer:
-        """The network before training, on the CPU and in evaluation mode."""
-        return replace(self.options, device="cpu").network(self.task).eval()
-
-
-def train(options: RegexLanguageOptions, out: str | Path, watch: Watch = silent) -> Trained:
-    """Train, and leave a run folder; one that is finished is opened, one that was interrupted goes on.
-
-    The folder has, besides what every run has: ``best.safetensors`` and ``final.safetensors``,
-    ``construction.safetensors`` (the value matrices) and ``regex.json`` (the automaton).
-
-    Raises:
-        ValueError: options that cannot be, or a folder of something else.
-        KeyboardInterrupt: interrupted; the state is saved.
-    """
-    task = options.task
-    earlier = [options.task_of(pattern) for pattern in options.curriculum]
-    for other in earlier:
-        if other.dfa.alphabet != task.dfa.alphabet:
-            raise ValueError(
-                f"expected patterns over the alphabet {task.dfa.alphabet!r}, got {other.pattern!r} over "
-                f"{other.dfa.alphabet!r}; give alphabet"
-            )
-    model = options.network(task)
-    penalty = None
-    if options.towards_automaton:
-        off_construction(model, task.dfa)  # refuses, before work starts, what it cannot pull
-        penalty = lambda model: options.towards_automaton * off_construction(model, task.dfa)  # noqa: E731
-    stages = [(each, options.recipe(each)) for each in [*earlier, task]]
-    run = Run.create(out, {"kind": "train", "task": task.name, "options": asdict(options)})
-    if run.finished:
-        return Trained(run, options, task)
-    _describe(run, task)
-    with watch(f"train {options.pattern}") as callback:
-        jobs = curriculum(model, stages, folder=run.path, callbacks=[callback], penalty=penalty)
-    if jobs[-1].stopped == "interrupted":
-        raise KeyboardInterrupt
-    _save(run, jobs[-1], task)
-    return Trained(run, options, task)
-
-
-def _save(run: Run, job: Fit, task: RegexLanguage) -> None:
-    save_weights(run.path / "final.safetensors", job.model)
-    save_weights(run.path / "best.safetensors", job.best)
-    write_json(run.path / "history.json", job.history.to_json())
-    model = job.model.eval()
-    model.load_state_dict(job.best)
-    test = task.dataset("test").to(next(model.parameters()).device)
-    with torch.no_grad():
-        measures = task.measures(task.outputs(model, test), test)
-    best = min(job.history.test_loss)
-    run.finish(
-        {
-            **measures,
-            "test_accuracy": measures["class_acc"],
-            "trivial": task.trivial,
-            "val_loss": best,
-            "steps": job.step,
-            "best_step": job.history.steps[job.history.test_loss.index(best)],
-            "seconds": round(job.history.seconds, 2),
-            "stopped": job.stopped,
-        }
-    )
-
-
-def _describe(run: Run, task: RegexLanguage) -> None:
-    """The automaton, and its value matrices."""
-    dfa = task.dfa
-    save_weights(run.path / "construction.safetensors", {"V": ValueMatrices.of(dfa).matrices})
-    record = {
-        "pattern": task.pattern,
-        "alphabet": dfa.alphabet,
-        "n_states": dfa.n_states,
-        "table": dfa.table.tolist(),
-        "accepting": dfa.accepting.tolist(),
-        "classes": [CLASSES[kind] for kind in dfa.classes.tolist()],
-        "token_ceiling": task.mixture.ceiling,
-        "words": task.notes,
-    }
-    write_json(run.path / "regex.json", record)
-
-
-def _last_stage(options: RegexLanguageOptions) -> str:
-    return f"stage_{len(options.curriculum)}"
 
 
 def _check_device(name: str) -> None:

@@ -13,7 +13,8 @@ import xarray as xr
 from mechinterp.result import Result
 from mechinterp.studies.base import Watch
 from mechinterp.studies.regex_language.anatomy import longer_words
-from mechinterp.studies.regex_language.options import RegexLanguageOptions, Trained, train
+from mechinterp.studies.regex_language.options import RegexLanguageOptions
+from mechinterp.studies.regex_language.training import Trained, train
 from mechinterp.tasks.base import Batch
 from mechinterp.tasks.regex_language import RegexLanguage
 

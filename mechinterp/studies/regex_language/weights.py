@@ -13,13 +13,14 @@ import xarray as xr
 from torch import Tensor
 
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.transitions import StateBasis, compare_transitions, leading_blocks, state_basis
+from mechinterp.analysis.state_basis import StateBasis, state_basis
+from mechinterp.analysis.transitions import compare_transitions, leading_blocks
 from mechinterp.hooks import run_with_cache
 from mechinterp.models.folding import fold_ln
 from mechinterp.models.rotation import rotate_stream
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.result import Result
-from mechinterp.studies.regex_language.options import Trained
+from mechinterp.studies.regex_language.training import Trained
 from mechinterp.tasks.base import Batch
 from mechinterp.tasks.regex_language import RegexLanguage
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import addition_trials as addition
+import automaton_trials as automata
 import reading_trials as reading
 import sweep_trials as sweeps
 from trial import Case, Trial
@@ -14,6 +15,7 @@ PATCHING, PATHS, ABLATION = "activation_patching", "path_patching", "ablation"
 PAIRS, DIRECTIONS, MATCH = "pairwise_ablation", "erase_directions", "match_score"
 SCORES, RIDGE, FOURIER = "attention_scores", "ridge probe", "Fourier probe"
 ERASURE, CKA, TURNED = "erasure_effect", "similarity, CKA", "similarity, Procrustes"
+TRANSITIONS, SWAP = "compare_transitions", "state_swap"
 SPECTRUM, LOGITS, NEURONS = "spectrum", "key_frequencies", "clusters_by_frequency"
 
 
@@ -53,6 +55,13 @@ NULLS = {
     "procrustes_random": _null(
         TURNED, "examples paired at random", reading.similar_random, measure="procrustes"
     ),
+    "transitions_random": _null(
+        TRANSITIONS, "random matrices, random automata", automata.compare, null="random automata"
+    ),
+    "transitions_relabelled": _null(
+        TRANSITIONS, "random matrices, relabelled states", automata.compare, null="relabelled states"
+    ),
+    "swap_random": _null(SWAP, "what follows drawn at random", automata.swap),
 }
 OPEN = {
     "spectrum_random": _open(f"{SPECTRUM}, a band a value", "independent entries", reading.spectrum_trial),
@@ -94,6 +103,14 @@ PLANTED = {
     "spectrum": _planted(SPECTRUM, "1 of 8 directions", reading.spectrum_trial, strength=2.0),
     "logits": _planted(LOGITS, "hand-built network, blurred", addition.logit_frequencies),
     "neurons": _planted(NEURONS, "hand-built network, blurred", addition.neuron_frequencies, noise=0.3),
+    "transitions": _planted(
+        TRANSITIONS,
+        "2 of 3 heads, noise of deviation 0.5",
+        automata.compare,
+        null="random automata",
+        noise=0.5,
+    ),
+    "swap": _planted(SWAP, "directions that the readout reads", automata.swap, strength=6.0),
     "groups": _planted(PATCHING, "hand-built network, groups of neurons", addition.groups_patched),
 }
 

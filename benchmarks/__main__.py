@@ -11,5 +11,6 @@ for name in (
     "probes",
     "cache_memory",
     "automata",
+    "regex_language",
 ):
     importlib.import_module(f"benchmarks.{name}").main()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +75,19 @@ class StudyReport:
         page = run.save_report(report(self.title, self.summary, self.claims, self.sections, self.environment))
         run.finish({**self.metrics, "seconds": round(self.seconds, 2)})
         return page
+
+
+Plan = Sequence[tuple[str, str, Sequence[str]]]
+"""Headings, texts, and the names of the results that go below."""
+
+
+def sections_of(plan: Plan, results: Mapping[str, Result]) -> list[Section]:
+    """The results in reading order; what a network did not give is left out."""
+    filled = [
+        Section(heading=heading, text=text, results=[results[name] for name in names if name in results])
+        for heading, text, names in plan
+    ]
+    return [section for section in filled if section.results]
 
 
 class Stopwatch:

@@ -14,10 +14,9 @@ from typing import Literal
 
 from mechinterp.models.factories import modular_addition as build
 from mechinterp.models.transformer import HookedTransformer
-from mechinterp.report import Section
-from mechinterp.result import Claim, Result
+from mechinterp.result import Claim
 from mechinterp.runs import Run
-from mechinterp.studies.base import Stopwatch, StudyReport, Watch, silent, train
+from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, silent, train
 from mechinterp.studies.modular_addition.anatomy import Activations, Anatomy
 from mechinterp.studies.modular_addition.claims import as_clean_as_classic, claims
 from mechinterp.studies.modular_addition.grid import phase_claim, phase_grid
@@ -94,7 +93,7 @@ def study(config: ModularAdditionStudy, out: str | Path, watch: Watch = silent) 
         title=f"Modular addition mod {config.p}: how the network does it",
         summary=summary(found, table),
         claims=table,
-        sections=sections(results),
+        sections=sections_of(_PLAN, results),
         metrics={
             "test_accuracy": found.score,
             "test_loss": job.history.test_loss[-1],
@@ -158,12 +157,3 @@ _PLAN = (
         ("decay_and_fraction_phase",),
     ),
 )
-
-
-def sections(results: dict[str, Result]) -> list[Section]:
-    """The results in reading order; what a network did not give is left out."""
-    filled = [
-        Section(heading=heading, text=text, results=[results[name] for name in names if name in results])
-        for heading, text, names in _PLAN
-    ]
-    return [section for section in filled if section.results]

@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from mechinterp.automata import NAMED
-from mechinterp.report import Section
-from mechinterp.result import Claim, Result
+from mechinterp.result import Claim
 from mechinterp.runs import Run
-from mechinterp.studies.base import Stopwatch, StudyReport, Watch, silent
+from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, silent
 from mechinterp.studies.regex_language.anatomy import Anatomy
 from mechinterp.studies.regex_language.claims import judge
 from mechinterp.studies.regex_language.comparing import record
@@ -104,7 +103,7 @@ def study(config: RegexLanguageStudy, out: str | Path, watch: Watch = silent) ->
         title=f"The words of {config.pattern}: does the network learn the automaton?",
         summary=summary(found, table),
         claims=table,
-        sections=sections(results),
+        sections=sections_of(_PLAN, results),
         metrics={
             **{name: float(np.mean([m[name] for m in trainings])) for name in ("class_acc", "token_share")},
             "test_accuracy": float(np.mean([m["class_acc"] for m in trainings])),
@@ -181,12 +180,3 @@ _PLAN = (
         ("language_sweep",),
     ),
 )
-
-
-def sections(results: Mapping[str, Result]) -> list[Section]:
-    """The results in reading order; what a network did not give is left out."""
-    filled = [
-        Section(heading=heading, text=text, results=[results[name] for name in names if name in results])
-        for heading, text, names in _PLAN
-    ]
-    return [section for section in filled if section.results]

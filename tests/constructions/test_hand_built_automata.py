@@ -46,6 +46,13 @@ def test_both_constructions_trace_the_named_machines(name):
     torch.testing.assert_close(states, torch.nn.functional.one_hot(dfa.trace(words), dfa.n_states).float())
 
 
+def test_value_matrices_stay_behind_the_end():
+    dfa = language("a+")
+    words = dfa.encode(["aab", "a", ""])
+    states = constructions.ValueMatrices.of(dfa)(words).argmax(-1)
+    assert torch.equal(states, dfa.trace(words))
+
+
 @pytest.mark.parametrize("pattern", ["a+", "a*b*", "ab", "(a|b)+", "S3"])
 def test_the_task_is_solved_in_and_beyond_its_length(pattern):
     task = RegexLanguage(pattern=pattern, n_samples=600, max_len=12)

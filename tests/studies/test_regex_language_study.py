@@ -209,6 +209,12 @@ def test_runs_are_listed_by_pattern_and_metric(capsys, trained):
     assert "found 0 finished" in refused(capsys, *words, "--pattern", "b+")
 
 
+def test_the_best_of_losses_is_the_smallest(capsys, trained):
+    train(TINY, trained.run.path.parent / "worse")
+    words = ["runs", "list", "--root", str(trained.run.path.parent), "--best", "--metric", "val_loss"]
+    assert str(trained.run.path) in said(capsys, *words)
+
+
 def test_train_by_the_published_names(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [

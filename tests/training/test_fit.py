@@ -9,6 +9,7 @@ import torch
 from mechinterp.models import modular_addition
 from mechinterp.tasks import ModularAddition
 from mechinterp.training import Diverged, Recipe, fit
+from mechinterp.training.curriculum import curriculum
 
 TASK = ModularAddition(p=7, train_fraction=0.6)
 RECIPE = Recipe(steps=24, lr=1e-2, weight_decay=0.5, warmup=3, eval_every=4, checkpoints=6, save_every=5)
@@ -136,3 +137,56 @@ def test_schedules_start_and_end_where_they_should():
         assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
         assert rates[-1] == pytest.approx(last, abs=1e-3)
         assert recipe == Recipe.from_json(recipe.to_json())
+
+
+def dropping(seed=0):
+    return modular_addition(TASK, d_model=16, n_heads=2, d_head=8, d_mlp=32, seed=seed, dropout=0.2)
+
+
+def test_dropout_is_seeded_by_the_recipe_and_leaves_torch_as_it_was():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = fit(dropping(), TASK, RECIPE)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    again, other = fit(dropping(), TASK, RECIPE), fit(dropping(), TASK, replace(RECIPE, seed=1))
+    assert first.history.train_loss == again.history.train_loss
+    assert first.history.train_loss != other.history.train_loss
+
+
+def test_dropout_resumes_to_the_bit(tmp_path):
+    whole = fit(dropping(), TASK, RECIPE)
+    fit(dropping(), TASK, RECIPE, folder=tmp_path, callbacks=[interrupt_at(8)])
+    parts = fit(dropping(seed=1), TASK, RECIPE, folder=tmp_path)
+    assert torch.equal(weights(whole.model), weights(parts.model))
+
+
+@pytest.mark.parametrize("lr", [1e-2, 100.0])
+def test_the_best_weights_are_those_of_the_lowest_loss_the_start_included(lr):
+    job = fit(network(), TASK, replace(RECIPE, lr=lr, keep_best=True, weight_decay=0.0, steps=12))
+    best = network()
+    best.load_state_dict(job.best)
+    test = TASK.dataset("test")
+    loss = TASK.loss(TASK.outputs(best.eval(), test), test).item()
+    assert loss == pytest.approx(min(job.history.test_loss), rel=1e-5)
+
+
+def test_a_penalty_moves_the_weights_and_not_the_history():
+    plain = fit(network(), TASK, RECIPE)
+    pulled = fit(network(), TASK, RECIPE, penalty=lambda model: 10 * model.W_E.square().sum())
+    assert pulled.model.W_E.norm() < 0.5 * plain.model.W_E.norm()
+    assert pulled.history.train_loss[0] == plain.history.train_loss[0]
+
+
+def test_a_curriculum_goes_on_with_the_same_weights_and_ends_where_a_callback_stops():
+    other = ModularAddition(p=7, train_fraction=0.6, operation="subtract")
+    model = network()
+    jobs = curriculum(model, [(TASK, RECIPE), (other, RECIPE)])
+    assert [job.task for job in jobs] == [TASK, other]
+    alone = fit(network(), TASK, RECIPE).model
+    again = fit(alone, other, RECIPE)
+    assert torch.equal(weights(model), weights(again.model))
+    stopped = curriculum(network(), [(TASK, RECIPE), (other, RECIPE)], callbacks=[lambda job: True])
+    assert [job.stopped for job in stopped] == ["callback"]
+    with pytest.raises(ValueError, match="at least one task"):
+        curriculum(network(), [])

@@ -130,13 +130,14 @@ def summary(found: list[Anatomy], table: list[Claim]) -> str:
     task, count = found[0].trained.task, Counter(claim.verdict for claim in table)
     machine = "a machine" if task.pattern in NAMED else "an expression"
     seconds = np.mean([one.trained.run.metrics["seconds"] for one in found])
+    score = np.mean([one.measures["class_acc"] for one in found])
+    layers, networks = found[0].trained.options.n_layers, len(found)
     return (
         f"{task.pattern} is {machine} of {task.dfa.n_states} states over {task.dfa.n_symbols} symbols. "
-        f"{len(found)} networks of {found[0].trained.options.n_layers} layer(s), trained for {seconds:.0f} "
-        f"s each on words of {task.min_len} to {task.max_len} symbols, classify "
-        f"{np.mean([one.measures['class_acc'] for one in found]):.2%} of the prefixes of unseen words. "
-        f"Of {len(table)} claims {count['holds']} hold, {count['fails']} fail and {count['untested']} are "
-        f"untested. Words: {'; '.join(task.notes)}."
+        f"{networks} network{'s' * (networks > 1)} of {layers} layer{'s' * (layers > 1)}, trained for "
+        f"{seconds:.0f} s each on words of {task.min_len} to {task.max_len} symbols, classify {score:.2%} of the "
+        f"prefixes of unseen words. Of {len(table)} claims {count['holds']} hold, {count['fails']} fail and "
+        f"{count['untested']} are untested. Words: {'; '.join(task.notes)}."
         + "".join(f" Not measured: {what}, since {why}." for what, why in found[0].missing.items())
     )
 

@@ -135,9 +135,9 @@ def summary(found: list[Anatomy], table: list[Claim]) -> str:
     return (
         f"{task.pattern} is {machine} of {task.dfa.n_states} states over {task.dfa.n_symbols} symbols. "
         f"{networks} network{'s' * (networks > 1)} of {layers} layer{'s' * (layers > 1)}, trained for "
-        f"{seconds:.0f} s each on words of {task.min_len} to {task.max_len} symbols, classify {score:.2%} of the "
-        f"prefixes of unseen words. Of {len(table)} claims {count['holds']} hold, {count['fails']} fail and "
-        f"{count['untested']} are untested. Words: {'; '.join(task.notes)}."
+        f"{seconds:.0f} s each on words of {task.min_len} to {task.max_len} symbols, classify {score:.2%} "
+        f"of the prefixes of unseen words. Of {len(table)} claims {count['holds']} hold, {count['fails']} "
+        f"fail and {count['untested']} are untested. Words: {'; '.join(task.notes)}."
         + "".join(f" Not measured: {what}, since {why}." for what, why in found[0].missing.items())
     )
 

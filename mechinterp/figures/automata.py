@@ -10,6 +10,7 @@ from mechinterp.figures.style import BLUE, DIVERGING, GOLD, GREEN, GREY, RED, st
 from mechinterp.result import Result
 
 _MOST_HEADS = 5
+_LEAST_WRONG = 2e-4
 _COLOURS = (BLUE, GOLD, GREEN, RED)
 
 
@@ -208,23 +209,33 @@ def comparison_lines(result: Result) -> go.Figure:
 
 
 def sweep_dots(result: Result) -> go.Figure:
-    """Every setting's scores, grouped by what was changed; a cross is the best constant class there."""
+    """Every setting's shares of wrong answers, grouped by what was changed; crosses are untrained networks."""
     labels = [str(name) for name in result.values.coords["setting"].values]
     figure = go.Figure()
     symbols = ("circle", "diamond", "square", "triangle-up")
     for name, colour, symbol in zip(map(str, result.values.coords["measure"].values), _COLOURS, symbols):
         figure.add_scatter(
-            y=labels, x=result.values.sel(measure=name).values, mode="markers", name=name,
-            marker={"color": colour, "size": 9, "symbol": symbol},
+            y=labels, x=_wrong(result.values.sel(measure=name).values), mode="markers", name=name,
+            marker={"color": colour, "size": 9, "symbol": symbol, "opacity": 0.85},
         )  # fmt: skip
     figure.add_scatter(
-        y=labels, x=result.control.values, mode="markers", name=result.control_kind,
+        y=labels, x=_wrong(result.control.values), mode="markers", name=result.control_kind,
         marker={"color": "#444", "symbol": "x-thin", "size": 9, "line": {"width": 1.5}},
     )  # fmt: skip
     axes = result.extra["axis"].values
     for place in np.flatnonzero(axes[1:] != axes[:-1]):
         figure.add_hline(y=place + 0.5, line={"color": "#cfd4da", "width": 1})
-    figure.update_yaxes(autorange="reversed", title="what was changed")
-    figure.update_xaxes(title="share right", range=[-0.02, 1.02])
+    figure.update_yaxes(autorange="reversed", title="what was changed", type="category")
+    ticks = [_LEAST_WRONG, 0.001, 0.01, 0.1, 1]
+    figure.update_xaxes(
+        title="share wrong (1 - score)", type="log", range=[np.log10(_LEAST_WRONG) - 0.1, 0.05],
+        tickvals=ticks,
+        ticktext=["none", *map(str, ticks[1:])],
+    )  # fmt: skip
     styled(figure, "One thing changed at a time", height=160 + 22 * len(labels))
     return figure.update_layout(legend={"y": -0.12})
+
+
+def _wrong(scores: np.ndarray) -> np.ndarray:
+    """Shares of wrong answers; none is drawn at the left edge."""
+    return np.maximum(1 - scores, _LEAST_WRONG)

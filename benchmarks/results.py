@@ -51,7 +51,8 @@ def spread(values: list[float | None]) -> str:
 
 def by_language(runs: list[Run]) -> str:
     """One row a language, one column a claim: the mean over seeds, its control, and the verdict."""
-    tables = {run.config["pattern"]: {claim.id: claim for claim in run.claims} for run in runs}
+    ordered = sorted(runs, key=lambda run: run.path.name)
+    tables = {run.config["pattern"]: {claim.id: claim for claim in run.claims} for run in ordered}
     ids = list(next(iter(tables.values())))
     head = [
         "Each cell: the verdict, the mean over seeds whose network learned, and in brackets that of "

@@ -7,6 +7,8 @@ quick.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Int
@@ -44,19 +46,25 @@ def labels_along(
     places = torch.arange(length)
     weights = torch.zeros(length, strides)  # as numbers of k digits, which float32 holds exactly
     weights[places, places // k] = torch.tensor(float(base)) ** (k - 1 - places % k)
-    codes = torch.addmm(weights.sum(0)[:, None], weights.T, ids.float().T).long().numpy()
+    digits = _fresh(ids.shape, np.float32).copy_(ids)
+    codes = torch.addmm(weights.sum(0)[:, None], weights.T, digits.T).long().numpy()
     found, at = np.empty((strides, n), dtype=np.uint64), codes[0]
     for number, out in enumerate(found):
         packed.take(at, out=out, mode="clip")
         if number + 1 < strides:
             at = ends.take(at, mode="clip") + codes[number + 1]
     bytes_ = torch.from_numpy(found.view(np.uint8).reshape(strides, n, _PACKED))
-    result = torch.empty(n, length + 1, dtype=torch.long)
+    result = _fresh((n, length + 1), np.int64)
     result[:, 0] = int(labels[0])
     for number, each in enumerate(bytes_):
         part = result[:, 1 + number * k : 1 + (number + 1) * k]
         part.copy_(each[:, : part.shape[1]])
     return result
+
+
+def _fresh(shape: Sequence[int], dtype: type) -> Tensor:
+    """Memory not yet written to: numpy asks the system for large pages, which torch does not."""
+    return torch.from_numpy(np.empty(tuple(shape), dtype))
 
 
 def _table(

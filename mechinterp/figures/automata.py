@@ -209,7 +209,7 @@ def comparison_lines(result: Result) -> go.Figure:
 
 
 def sweep_dots(result: Result) -> go.Figure:
-    """Every setting's shares of wrong answers, grouped by what was changed; crosses are untrained networks."""
+    """Every setting's shares of wrong answers, grouped by what was changed; a cross: untrained."""
     labels = [str(name) for name in result.values.coords["setting"].values]
     figure = go.Figure()
     symbols = ("circle", "diamond", "square", "triangle-up")

@@ -73,12 +73,19 @@ class Task:
     watched: ClassVar[Split] = "test"
     """The split that training is followed, stopped and chosen by."""
 
+    samples: ClassVar[bool] = False
+    """Whether training draws new examples at every step, by ``sample``."""
+
     seed: int = 0
     """Seed of the split and of sampling."""
 
     def dataset(self, split: Split) -> Batch:
         """All examples of a split, in a fixed order."""
         raise NotImplementedError(f"{type(self).__name__} has no dataset; it samples")
+
+    def sample(self, n: int, generator: torch.Generator, variables: bool = True) -> Batch:
+        """New examples, of tasks that draw them; without variables they are quicker to draw."""
+        raise NotImplementedError(f"{type(self).__name__} has fixed examples; it gives a dataset")
 
     @property
     def trivial(self) -> float:

@@ -53,8 +53,11 @@ class Stepper:
         return value
 
     def next_batch(self) -> Batch:
-        """The full batch, or the next rows of this epoch's order."""
+        """New examples, the full batch, or the next rows of this epoch's order."""
         size = self.recipe.batch_size
+        if self.task.samples:
+            fresh = self.task.sample(size or len(self.train), self.generator, variables=False)
+            return fresh.to(self.train.inputs.device)
         if size is None or size >= len(self.train):
             return self.train
         if len(self.order) < size:

@@ -1,0 +1,110 @@
+"""Linear regression in context: the closed forms against many prompts, and prompts as they should be."""
+
+import pytest
+import torch
+
+from mechinterp.tasks import LinearRegression
+
+SHAPE = ((1.0, 0.3, 0.0), (0.3, 2.0, 0.0), (0.0, 0.0, 0.5))
+
+
+def mean_errors(n=40_000, **fields):
+    task = LinearRegression(n_test=n, **fields)
+    batch = task.dataset("test")
+    return task, task.measures(torch.zeros(n, 1, 1), batch)
+
+
+@pytest.mark.parametrize(
+    ("fields", "loss"),
+    [
+        ({"d": 5, "n_context": 10}, 1.875),
+        ({"d": 5, "n_context": 50}, 0.536),
+        ({"d": 10, "n_context": 10}, 5.238),
+        ({"d": 20, "n_context": 40}, 6.885),
+        ({"d": 5, "n_context": 5, "max_context": 50}, 1.198),
+        ({"d": 10, "n_context": 5, "max_context": 50}, 3.662),
+        ({"d": 20, "n_context": 5, "max_context": 50}, 10.49),
+    ],
+)
+def test_the_loss_of_one_step_is_the_published_one(fields, loss):
+    assert LinearRegression(**fields).one_step_loss == pytest.approx(loss, abs=6e-4 * max(1, loss))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"d": 5, "n_context": 10},
+        {"d": 4, "n_context": 2, "max_context": 9, "noise": 0.5},
+        {"d": 3, "n_context": 8, "noise": 0.5, "w_scale": 2.0, "x_scale": 1.5, "covariance": SHAPE},
+    ],
+)
+def test_closed_forms_are_what_many_prompts_give(fields):
+    task, errors = mean_errors(**fields)
+    assert errors["mse"] == pytest.approx(task.variance, rel=0.05)
+    assert errors["mse_gd"] == pytest.approx(task.one_step_loss, rel=0.05)
+    assert errors["mse_ridge"] <= errors["mse_ols"] * 1.001
+    for rate in (0.9, 1.1):  # any other rate is worse
+        batch = task.dataset("test")
+        other = rate * batch.variables["gd"] - batch.targets[:, 0]
+        assert (other**2).mean() > errors["mse_gd"]
+
+
+def test_least_squares_are_exact_without_noise_and_of_least_norm_with_few_examples():
+    _, errors = mean_errors(100, d=4, n_context=4)
+    assert errors["mse_ols"] < 1e-4
+    _, few = mean_errors(20_000, d=20, n_context=5, max_context=50)
+    assert few["mse_ols"] == pytest.approx(2.609, rel=0.05)
+
+
+@pytest.mark.parametrize("tokens", ["joint", "separate"])
+def test_prompts_hold_what_they_say(tokens):
+    task = LinearRegression(d=3, n_context=2, max_context=6, tokens=tokens, n_test=50)
+    batch = task.dataset("test")
+    assert batch.inputs.shape == (50, task.n_ctx, 4)
+    k, w = batch.variables["k"], batch.variables["w"]
+    assert sorted(k.unique().tolist()) == [2, 3, 4, 5, 6]
+    assert not bool(batch.mask[:, -1].any())
+    assert torch.equal(batch.mask.sum(1), k * (1 if tokens == "joint" else 2))
+    assert not bool(batch.inputs[:, :-1][~batch.mask[:, :-1]].any())
+    x, y = batch.inputs[:, :-1, :3], batch.inputs[:, :-1, 3]
+    x, y = (x, y) if tokens == "joint" else (x[:, ::2], y[:, 1::2])
+    torch.testing.assert_close((x @ w[..., None])[..., 0], y, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close((batch.inputs[:, -1, :3] * w).sum(1), batch.targets[:, 0])
+    assert not bool(batch.inputs[:, -1, 3].any())
+
+
+def test_splits_differ_and_seeds_are_kept():
+    task = LinearRegression(n_test=20)
+    assert torch.equal(task.dataset("test").inputs, task.dataset("test").inputs)
+    assert not torch.equal(task.dataset("test").inputs, task.dataset("train").inputs)
+    fresh = task.sample(20, torch.Generator().manual_seed(0), variables=False)
+    assert fresh.inputs.shape == task.dataset("test").inputs.shape
+    assert not fresh.variables
+
+
+def test_scores():
+    task = LinearRegression(n_test=500)
+    batch = task.dataset("test")
+    assert task.score(batch.targets[..., None], batch) == 1.0
+    assert task.score(torch.zeros(500, 1, 1), batch) == pytest.approx(task.trivial, abs=0.1)
+    assert task.score(batch.variables["gd"][:, None, None], batch) > task.learned_at
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"d": 0}, "d >= 1"),
+        ({"n_context": 0}, "n_context >= 1"),
+        ({"n_context": 9, "max_context": 4}, "max_context >= n_context"),
+        ({"noise": -0.1}, "noise >= 0"),
+        ({"noise": float("nan")}, "noise >= 0"),
+        ({"x_scale": 0.0}, "x_scale"),
+        ({"tokens": "both"}, "tokens joint or separate"),
+        ({"d": 2, "covariance": SHAPE}, "covariance of 2 rows"),
+        ({"d": 2, "covariance": ((1.0, 2.0), (2.0, 1.0))}, "eigenvalues are positive"),
+        ({"d": 1, "covariance": ((float("nan"),),)}, "symmetric covariance"),
+    ],
+)  # fmt: skip
+def test_wrong_tasks_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        LinearRegression(**fields)

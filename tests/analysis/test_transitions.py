@@ -71,13 +71,13 @@ def test_heads_beyond_the_symbols_have_none():
 
 @pytest.mark.parametrize("match", [True, False])
 def test_random_matrices_sit_in_the_null(match):
-    """The p-value of a random automaton beside another is uniform: at most about 5 % fall below 0.05."""
+    """The p-value of a random automaton beside another is uniform; tests/calibration counts more."""
     p = []
-    for seed in range(200):
+    for seed in range(60):
         own, other = random_dfa(4, 2, seed), random_dfa(4, 2, 1000 + seed)
         result = compare_transitions(own.matrices, other.matrices, match=match, draws=60, seed=seed)
         p.append(float(result.extra["p"].sel(null="random automata", measure="cosine", head="all")))
-    assert np.mean(np.array(p) < 0.05) < 0.09
+    assert np.mean(np.array(p) < 0.05) < 0.12
     assert np.mean(np.array(p) < 0.5) > 0.2
 
 
@@ -98,12 +98,12 @@ def test_a_perfect_match_is_as_rare_as_there_are_other_labellings(pattern, least
 def test_the_null_of_relabelled_states_has_its_level(pattern):
     """Matrices that know nothing of the labels have a p-value below x at most x of the time."""
     transitions, p = language(pattern).matrices, []
-    for seed in range(200):
+    for seed in range(60):
         noise = torch.randn(transitions.shape, generator=torch.Generator().manual_seed(seed))
         result = compare_transitions(noise, transitions, match=False, draws=120, seed=seed)
         p.append(float(result.extra["p"].sel(null="relabelled states", measure="cosine", head="all")))
     for level in (0.05, 0.17, 0.34, 0.5):
-        assert np.mean(np.array(p) <= level) <= level + 0.08
+        assert np.mean(np.array(p) <= level) <= level + 0.15
 
 
 def test_the_probe_of_the_basis_is_held_out():

@@ -99,17 +99,17 @@ def agreement(
     def label(x: list[Tensor]) -> xr.DataArray:
         return xr.DataArray(torch.stack(x).numpy(), dims=("answer", axis), coords=coords)
 
-    def shares(answers: Mapping[str, Tensor]) -> xr.DataArray:
-        found = label([hits.sum(0) / trials.sum(0) for hits, trials in rows(answers).values()])
+    def shares(counted: Mapping[str, tuple[Tensor, Tensor]]) -> xr.DataArray:
+        found = label([hits.sum(0) / trials.sum(0) for hits, trials in counted.values()])
         found.attrs["units"] = "share of right answers"
         return found
 
     extra = {"low": label([pair[0] for pair in low_high]), "high": label([pair[1] for pair in low_high])}
     return Result(
         name=f"agreement_by_{axis}",
-        values=shares(right),
+        values=shares(mine),
         trivial=trivial,
-        control=None if untrained is None else shares(untrained),
+        control=None if untrained is None else shares(rows(untrained)),
         control_kind="" if untrained is None else "untrained network",
         interval=tuple(whole.tolist()),
         provenance=gated(gate, {**(provenance or {}), "axis": axis, "n": len(mask), "seed": seed}),

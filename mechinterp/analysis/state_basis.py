@@ -52,7 +52,8 @@ def state_basis(
         ValueError: a state that is missing from one of the halves; fewer dimensions than states.
     """
     x, states = x.detach().double().cpu(), states.cpu()
-    n_states = int(states.amax()) + 1 if n_states is None and len(states) else n_states or 1
+    if n_states is None:
+        n_states = max(states.tolist(), default=0) + 1
     if len(x) != len(states) or not bool(x.isfinite().all()):
         raise ValueError(
             f"expected a finite vector for each of {len(states)} states, got {len(x)}, or NaN or infinity in "

@@ -147,12 +147,12 @@ def _compared(
     else:
         least = min(heads, expected.shape[1])
         symbols[:, :least] = np.arange(least)
-    paired = (symbols >= 0)[..., None, None]
+    paired = symbols >= 0
     beside = np.take_along_axis(expected, np.maximum(symbols, 0)[..., None, None], 1)
     each = _measures(np.broadcast_to(found, beside.shape), beside)
-    each[np.broadcast_to(~paired[None, ..., 0, 0], each.shape)] = np.nan
+    each[:, ~paired] = np.nan
     # All together: one long matrix of those that are beside a symbol, as many for every draw.
-    kept = paired.repeat(found.shape[1], 2).repeat(found.shape[2], 3)
+    kept = np.broadcast_to(paired[..., None, None], beside.shape)
     x, y = (np.broadcast_to(z, beside.shape)[kept].reshape(draws, 1, 1, -1) for z in (found, beside))
     return np.concatenate((each, _measures(x, y)), -1).swapaxes(0, 1), symbols
 
@@ -186,12 +186,13 @@ def _relabelled(expected: NDArray, draws: int, seed: int) -> NDArray[np.float64]
     the one that was asked about is, under the null, any of them. Drawn ones are kept as they fall.
     """
     n = expected.shape[-1]
-    if math.factorial(n) - 1 <= draws:
+    few = math.factorial(n) - 1 <= draws
+    if few:
         orders = np.array(list(itertools.permutations(range(n))))
     else:
         orders = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (draws, 1)), axis=1)
     renamed = np.stack([expected[:, order][:, :, order] for order in orders])
-    if math.factorial(n) - 1 > draws:
+    if not few:
         return renamed
     different = np.unique(renamed, axis=0)
     return different[(different != expected).any((1, 2, 3))]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mechinterp.automata.dfa import CLASSES, DFA, PAD
-from mechinterp.automata.words import WordSampler, count_words
+from mechinterp.automata.words import WordSampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +60,11 @@ class WordMixture:
         return range(self.min_len, self.max_len + 1)
 
     @cached_property
+    def _samplers(self) -> list[WordSampler]:
+        """One for each class, which counts its words once."""
+        return [WordSampler(self.dfa, self.max_len, [kind]) for kind in range(len(CLASSES))]
+
+    @cached_property
     def portions(self) -> Float[np.ndarray, "class length state"]:
         """By class and number of symbols to come, the share of continuations that end in the class.
 
@@ -69,8 +74,8 @@ class WordMixture:
             ValueError: words so rare among all of their length that their share is no number any more.
         """
         found = np.zeros((len(CLASSES), self.max_len + 1, self.dfa.n_states))
-        for kind in range(len(CLASSES)):
-            for length, counts in enumerate(count_words(self.dfa, self.max_len, [kind])):
+        for kind, sampler in enumerate(self._samplers):
+            for length, counts in enumerate(sampler.counts):
                 found[kind, length] = [count / self.dfa.n_symbols**length for count in counts]
                 if any(count and share < 1e-290 for count, share in zip(counts, found[kind, length])):
                     raise ValueError(
@@ -85,8 +90,7 @@ class WordMixture:
         there = self.portions[:, self.min_len :, 0].T > 0
         shares = there * np.asarray(self.p_class, dtype=float)
         totals = shares.sum(1, keepdims=True)
-        shares = np.divide(shares, totals, out=np.zeros_like(shares), where=totals > 0)
-        return shares / max(1, (totals > 0).sum())
+        return _divided(shares, totals) / max(1, (totals > 0).sum())
 
     @property
     def moved(self) -> list[str]:
@@ -115,13 +119,12 @@ class WordMixture:
             AssertionError: the automaton does not agree with itself, which would be a bug.
         """
         words, kinds = torch.full((n, self.max_len), PAD), torch.empty(n, dtype=torch.long)
-        samplers = [WordSampler(self.dfa, self.max_len, [kind]) for kind in range(len(CLASSES))]
         at = 0
         for (row, kind), count in np.ndenumerate(self.quotas(n)):
             if count:
                 length = self.lengths[row]
                 own = seed * 1_000_003 + length * len(CLASSES) + kind
-                words[at : at + count, :length] = samplers[kind].draw(int(count), length, own)
+                words[at : at + count, :length] = self._samplers[kind].draw(int(count), length, own)
                 kinds[at : at + count] = kind
                 at += count
         assert bool((self.dfa.classify(words)[:, -1] == kinds).all())
@@ -140,10 +143,8 @@ class WordMixture:
     @cached_property
     def ceiling(self) -> float:
         """The accuracy of the best guess of the next symbol or the end, over all prefixes."""
-        table, step = (
-            np.zeros((self.max_len + 1, self.dfa.n_states)),
-            self.dfa.matrices.double().mean(0).numpy(),
-        )
+        table = np.zeros((self.max_len + 1, self.dfa.n_states))
+        step = self.dfa.matrices.double().mean(0).numpy()
         table[0, 0] = 1.0
         for t in range(self.max_len):  # the share of all words of t symbols that lead to each state
             table[t + 1] = table[t] @ step

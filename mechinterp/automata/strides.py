@@ -27,7 +27,7 @@ def stride(n_states: int, n_symbols: int, ids: Int[Tensor, "word length"]) -> in
     if n_states > 256 or ids.numel() < _LEAST:
         return 0
     steps = [k for k in range(1, _PACKED + 1) if n_states * (n_symbols + 1) ** k <= _LARGEST]
-    return max(steps, default=0) if len(steps) > 1 else 0
+    return steps[-1] if len(steps) > 1 else 0
 
 
 def labels_along(

@@ -180,10 +180,11 @@ class RegexLanguage(Task):
 
     def batch(self, words: Int[Tensor, "word length"]) -> Batch:
         """Words by symbol number, ``PAD`` behind the end, as the network reads them."""
-        symbols = torch.where(words == PAD, self.pad, words)
         words = words.cpu()
+        symbols = torch.where(words == PAD, self.pad, words)
         ends = torch.full((len(words), 1), self.end)
-        inputs, real = torch.cat((ends, symbols), 1), torch.cat((ends, symbols), 1) != self.pad
+        inputs = torch.cat((ends, symbols), 1)
+        real = inputs != self.pad
         after = torch.cat((symbols, torch.full_like(ends, self.pad)), 1)
         after[torch.arange(len(words)), real.sum(1) - 1] = self.end
         states = self.dfa.trace(words)

@@ -144,10 +144,10 @@ def behaviour(
     inputs = torch.cat([_widened(batch.inputs, width, task.pad) for batch in batches])
     kinds = torch.cat([batch.variables["class"][batch.mask] for batch in batches])
     answers = []
-    for network in (model, untrained):
+    for network, known in ((model, right), (untrained, before)):
         # What comes next is asked within the task's lengths only: longer words do not occur.
-        each = [right_answers(network, task, batch)["class"] for batch in batches]
-        answers.append({"class": torch.cat([_widened(one, width) for one in each])})
+        each = [known, *(right_answers(network, task, batch) for batch in batches[1:])]
+        answers.append({"class": torch.cat([_widened(one["class"], width) for one in each])})
     by_length = agreement(
         answers[0], mask.sum(1) - 1, mask, axis="length", untrained=answers[1], gate=gate,
         trivial=kinds.bincount().max().item() / len(kinds), together=_copies(inputs),

@@ -46,9 +46,7 @@ def sweep(base: Trained, out: Path, watch: Watch, axes: Mapping[str, Sequence[An
     rows, controls, trivial = [], [], []
     for axis, value in possible:
         changed = replace(base.options, **{axis: value})
-        same = _alphabet(changed) == _alphabet(base.options) and replace(changed, alphabet=None) == replace(
-            base.options, alphabet=None
-        )
+        same = _spelt(changed) == _spelt(base.options)
         trained = base if same else train(changed, out / f"{axis}-{value}", watch)
         row, control = _measures(trained)
         rows.append(row)
@@ -76,6 +74,11 @@ def sweep(base: Trained, out: Path, watch: Watch, axes: Mapping[str, Sequence[An
 
 def _alphabet(options: RegexLanguageOptions) -> str:
     return options.task.dfa.alphabet
+
+
+def _spelt(options: RegexLanguageOptions) -> RegexLanguageOptions:
+    """The same with the alphabet that is meant where none is given."""
+    return replace(options, alphabet=_alphabet(options))
 
 
 def _possible(options: RegexLanguageOptions, axis: str, value: Any) -> bool:

@@ -90,14 +90,14 @@ def weight_comparison(
     settings: dict[str, Any] = {"draws": draws, "seed": seed, "gate": gate}
     here = {"layer": layer, "pattern": task.pattern}
 
+    model, untrained = plain(model), None if untrained is None else plain(untrained)
+
     def blocks(network: HookedTransformer) -> Tensor:
-        folded = plain(network)
-        return leading_blocks(folded.W_V[layer], folded.W_O[layer], n)
+        return leading_blocks(network.W_V[layer], network.W_O[layer], n)
 
     def in_states(network: HookedTransformer) -> tuple[Tensor, StateBasis]:
-        folded = plain(network)
-        basis = basis_of(folded, task, layer, seed)
-        return basis(folded.W_V[layer], folded.W_O[layer]), basis
+        basis = basis_of(network, task, layer, seed)
+        return basis(network.W_V[layer], network.W_O[layer]), basis
 
     raw = compare_transitions(
         blocks(model), transitions, match=False, untrained=None if untrained is None else blocks(untrained),
@@ -113,7 +113,7 @@ def weight_comparison(
         matrices, transitions, untrained=None if untrained is None else in_states(untrained)[0],
         name="state_transitions", provenance={**here, **quality}, **settings,
     )  # fmt: skip
-    return _with_rotations(raw, plain(model), task, layer, seed), states
+    return _with_rotations(raw, model, task, layer, seed), states
 
 
 def plain(model: HookedTransformer) -> HookedTransformer:

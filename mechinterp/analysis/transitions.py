@@ -117,7 +117,7 @@ def compare_transitions(
         values=cosines,
         trivial=0.0,
         control=label(_of_cells(nulls[1], np.mean)[0], "head"),
-        control_kind=f"random automata of the same size, mean of {draws} draws",
+        control_kind=f"random automata of the same size, mean of {len(drawn[1])}",
         provenance=gated(gate, {**(provenance or {}), "matched": match, "draws": draws, "seed": seed}),
         extra=extra,
     )

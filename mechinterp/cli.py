@@ -21,7 +21,10 @@ STUDIES = {
     "modular-addition": ("modular_addition", "ModularAdditionStudy"),
     "regex-language": ("regex_language", "RegexLanguageStudy"),
 }
-TRAININGS = {"modular-addition": ("ModularAddition", "modular_addition", "MODULAR_ADDITION")}
+TRAININGS = {
+    "modular-addition": ("ModularAddition", "modular_addition", "MODULAR_ADDITION"),
+    "linear-regression": ("LinearRegression", "linear_regression", "LINEAR_REGRESSION"),
+}
 """Task, factory and recipes, whose fields are the options."""
 SCRIPTS = {"regex-language": ("regex_language", "RegexLanguageOptions")}
 """Trainings whose options are a class of their study's."""

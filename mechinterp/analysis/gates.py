@@ -27,6 +27,7 @@ class Gate:
         trivial: of the best constant answer.
         learned_at: the score from which the task counts as learned.
         n: examples of the split.
+        ceiling: the score that learning comes to, 1 where every answer can be right.
     """
 
     task: str
@@ -35,6 +36,7 @@ class Gate:
     trivial: float
     learned_at: float
     n: int
+    ceiling: float = 1.0
 
     @classmethod
     @torch.no_grad()
@@ -52,17 +54,18 @@ class Gate:
                 model.train()  # type: ignore[attr-defined]
         return cls(
             task=task.name, split=split, score=score, trivial=task.trivial, learned_at=task.learned_at,
-            n=len(batch),
+            n=len(batch), ceiling=task.ceiling,
         )  # fmt: skip
 
     @property
     def learned(self) -> bool:
         """Whether what follows is about a network that does the task.
 
-        It must reach ``learned_at``, and make at most half of the errors of the best constant answer: where
-        one answer is nearly always right, giving it is not learning.
+        It must reach ``learned_at``, and fall short of the ceiling by at most half as much as the best
+        constant answer: where one answer is nearly always right, giving it is not learning.
         """
-        return self.score >= self.learned_at and 1 - self.score <= (1 - self.trivial) / 2
+        short, of = self.ceiling - self.score, self.ceiling - self.trivial
+        return self.score >= self.learned_at and short <= of / 2
 
     def __str__(self) -> str:
         word = "learned" if self.learned else "did NOT learn"

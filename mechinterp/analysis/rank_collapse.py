@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp.analysis.gates import Gate, gated
+from mechinterp.analysis.parts import VARIANTS, without
 from mechinterp.analysis.statistics import bootstrap_means
 from mechinterp.hooks import HookedRootModule, Site, axes_of, resolve, run_with_cache
 from mechinterp.result import Result
@@ -120,6 +121,64 @@ def rank_collapse(
             ),
             "shuffled": shuffled,
         },
+    )
+
+
+@torch.no_grad()
+def collapse_without_parts(
+    model: HookedRootModule,
+    inputs: Tensor,
+    *,
+    mask: Bool[Tensor, "n pos"] | None = None,
+    untrained: HookedRootModule | None = None,
+    gate: Gate | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Result:
+    """``residual_share`` by layer of the whole network, and without its MLPs, its skips, or both.
+
+    Attention alone, without either, takes all positions to one vector doubly exponentially fast; skips and,
+    less so, MLPs work against it (Dong et al. 2021, section 2.3 and 3).
+
+    Args:
+        inputs, mask, untrained: as ``rank_collapse``.
+
+    Returns:
+        Dims ``network`` (``parts.VARIANTS``), ``layer``. Trivial is 0, all positions alike. The control is the
+        untrained network's. ``extra``: ``low`` and ``high``, 95 % by bootstrap over examples. The interval is
+        that of the last layer without both.
+
+    Raises:
+        ValueError: as ``rank_collapse``.
+    """
+    layers = _layers(model, None)
+    real = torch.ones(inputs.shape[:2], dtype=torch.bool) if mask is None else mask.cpu()
+    _enough(real)
+    extra = {} if mask is None else {"attention_mask": mask}
+
+    def shares(network: HookedRootModule) -> Float[Tensor, "network n layer"]:
+        found = []
+        for kind in VARIANTS.values():
+            _, cache = run_with_cache(network, inputs, edits=without(network, **kind), names=layers, **extra)
+            found.append(torch.stack([residual_share(cache[name].cpu(), real) for name in layers], 1))
+        return torch.stack(found)
+
+    own = shares(model)
+    coords = {"network": list(VARIANTS), "layer": layers}
+
+    def array(x: Tensor) -> xr.DataArray:
+        units = {"units": "residual over whole, share of norm"}
+        return xr.DataArray(x.numpy(), dims=list(coords), coords=coords, attrs=units)
+
+    low, high = bootstrap_means(own.movedim(1, 0))
+    return Result(
+        name="collapse_without_parts",
+        values=array(own.mean(1)),
+        trivial=0.0,
+        control=None if untrained is None else array(shares(untrained).mean(1)),
+        control_kind="" if untrained is None else "untrained network",
+        interval=(float(low[-1, -1]), float(high[-1, -1])),
+        provenance=gated(gate, {**(provenance or {}), "n": len(inputs), "positions": real.shape[1]}),
+        extra={"low": array(low), "high": array(high)},
     )
 
 

@@ -1,6 +1,15 @@
 """Networks built by hand that solve a task exactly: the ground truth for every analysis."""
 
+from mechinterp.constructions.linear_regression import Steps, best_steps, linear_regression
 from mechinterp.constructions.modular_addition import modular_addition
 from mechinterp.constructions.regex_language import ValueMatrices, log_depth, regex_language
 
-__all__ = ["ValueMatrices", "log_depth", "modular_addition", "regex_language"]
+__all__ = [
+    "Steps",
+    "ValueMatrices",
+    "best_steps",
+    "linear_regression",
+    "log_depth",
+    "modular_addition",
+    "regex_language",
+]

@@ -53,7 +53,7 @@ class Attention(nn.Module):
 
     ``W_Q``, ``W_K``, ``W_V`` are ``[head, d_model, d_head]`` and ``W_O`` is
     ``[head, d_head, d_model]``. With ``cfg.attention == "linear"`` the pattern is the masked
-    scores themselves (von Oswald et al. 2023).
+    scores themselves, or these over the number of keys (von Oswald et al. 2023).
     """
 
     def __init__(self, cfg: TransformerConfig) -> None:
@@ -132,7 +132,10 @@ class Attention(nn.Module):
     def normalise(self, scores: Tensor, allowed: Tensor | None, dim: int) -> Tensor:
         """Masked scores to the pattern, keys along ``dim``; who may look at nothing gets zeros."""
         if self.cfg.attention == "linear":
-            return scores
+            if not self.cfg.average_keys:
+                return scores
+            n_keys = scores.shape[dim] if allowed is None else allowed.sum(dim, keepdim=True).clamp_min(1)
+            return scores / n_keys
         pattern = scores.softmax(dim)
         if allowed is None:
             return pattern

@@ -46,6 +46,13 @@ class TransformerConfig(TransformerLensConfig):
     attention: Literal["softmax", "linear"] = "softmax"
     """Linear attention leaves out the softmax: the pattern is the masked scores."""
 
+    average_keys: bool = False
+    """Linear attention: divide the pattern by how many keys a query may look at."""
+
+    raw_tokens: bool = False
+    """The stream is the input vectors themselves: ``W_E`` is the identity and ``W_U`` reads minus the last
+    entries off the stream, and neither is trained (von Oswald et al. 2023)."""
+
     use_attn_scale: bool = True
     """Divide attention scores by ``attn_scale``."""
 
@@ -142,6 +149,18 @@ class TransformerConfig(TransformerLensConfig):
             f"a plain MLP, got gated_mlp={self.gated_mlp}, num_experts={self.num_experts}",
             "neither gates nor experts are built",
         )
+        _need(
+            not self.average_keys or self.attention == "linear",
+            f"linear attention for average_keys, got {self.attention}",
+            "softmax averages already",
+        )
+        if self.raw_tokens:
+            _need(
+                self.d_input == self.d_model and self.d_vocab_out <= self.d_model,
+                f"d_input equal to d_model for raw tokens, and at most as many outputs, got "
+                f"d_input={self.d_input}, d_model={self.d_model}, d_vocab_out={self.d_vocab_out}",
+                "change one of them, or train an embedding",
+            )
         if self.tie_embeddings:
             _need(
                 self.d_input is None and self.d_vocab_out == self.d_vocab,

@@ -23,6 +23,9 @@ class Embed(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw ``W_E`` anew; a token's row counts as a vector of d_model entries."""
+        if self.cfg.raw_tokens:
+            self.W_E.requires_grad_(False).copy_(torch.eye(len(self.W_E)))
+            return
         fan_in = self.cfg.d_model if self.cfg.d_input is None else self.cfg.d_input
         init_normal(self.W_E, self.cfg, fan_in, generator)
 
@@ -43,9 +46,13 @@ class Unembed(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw ``W_U`` anew; ``b_U`` is zero."""
+        nn.init.zeros_(self.b_U)
+        if self.cfg.raw_tokens:
+            n_out, d_model = self.cfg.d_vocab_out, self.cfg.d_model
+            self.W_U.requires_grad_(False).copy_(-torch.eye(d_model)[:, d_model - n_out :])
+            return
         fan_in = self.cfg.d_vocab_out if self.cfg.init_mode == "nanda" else self.cfg.d_model
         init_normal(self.W_U, self.cfg, fan_in, generator)
-        nn.init.zeros_(self.b_U)
 
     def forward(self, resid: Float[Tensor, "*at d_model"]) -> Float[Tensor, "*at d_vocab_out"]:
         """Outputs at each position."""

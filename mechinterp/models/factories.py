@@ -6,6 +6,7 @@ from typing import Any
 
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.transformer import HookedTransformer
+from mechinterp.tasks.linear_regression import LinearRegression
 from mechinterp.tasks.modular_addition import ModularAddition
 from mechinterp.tasks.regex_language import RegexLanguage
 
@@ -64,3 +65,73 @@ def regex_language(task: RegexLanguage, **changes: Any) -> HookedTransformer:
             "change one"
         )
     return HookedTransformer(TransformerConfig(**{"d_head": fields["d_model"] // fields["n_heads"]} | fields))
+
+
+def linear_regression(task: LinearRegression, **changes: Any) -> HookedTransformer:
+    """Layers of attention alone that work on the tokens themselves, as von Oswald et al. (2023) and others do.
+
+    One layer of one head of linear attention by default, the mean over the examples: the network whose
+    optimum is one step of gradient descent (Zhang, Frei & Bartlett 2024). ``n_layers=3`` can take three
+    steps, and ``attention="softmax"`` is a smoother with an exponential kernel.
+
+    Args:
+        task: gives the width of a token and the longest prompt. Its tokens must be joint: a layer
+            cannot tell to which x a y on its own belongs.
+        changes: any other field of ``TransformerConfig``, such as ``n_heads`` or ``seed``. A ``d_model`` other
+            than the width of a token brings a trained embedding and readout.
+
+    Raises:
+        ValueError: separate tokens.
+    """
+    if task.tokens != "joint":
+        raise ValueError(
+            f"expected joint tokens, got {task.tokens}; build models.deep_linear_regression, or ask for joint"
+        )
+    raw = changes.get("d_model", task.d_input) == task.d_input
+    fields = {
+        "n_layers": 1,
+        "d_model": task.d_input,
+        "n_heads": 1,
+        "d_head": task.d_input,
+        "attn_only": True,
+        "attention": "linear",
+        "use_attn_scale": False,
+        "raw_tokens": raw,
+        "use_biases": False,
+        "positional_embedding_type": "none",
+    } | changes
+    return _regression(task, {"average_keys": fields["attention"] == "linear"} | fields)
+
+
+def deep_linear_regression(task: LinearRegression, **changes: Any) -> HookedTransformer:
+    """Six layers of softmax attention and MLPs, with LayerNorm, that regress in context (Garg et al. 2022).
+
+    Joint tokens need no positions; separate ones are read in order, with trained positions.
+
+    Args:
+        task: gives the width of a token and the longest prompt.
+        changes: any other field of ``TransformerConfig``; heads share ``d_model`` evenly.
+    """
+    fields = {
+        "n_layers": 6,
+        "d_model": 32,
+        "n_heads": 4,
+        "d_mlp": 128,
+        "act_fn": "relu",
+        "normalization_type": "LN",
+        "positional_embedding_type": "none" if task.tokens == "joint" else "standard",
+    } | changes
+    return _regression(task, {"d_head": fields["d_model"] // fields["n_heads"]} | fields)
+
+
+def _regression(task: LinearRegression, fields: dict[str, Any]) -> HookedTransformer:
+    own = {
+        "d_input": task.d_input,
+        "d_vocab": 1,
+        "d_vocab_out": 1,
+        "n_ctx": task.n_ctx,
+        "readout": "values",
+        "attention_dir": "bidirectional",
+        "act_fn": "relu",
+    }
+    return HookedTransformer(TransformerConfig(**own | fields))

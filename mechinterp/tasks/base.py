@@ -70,6 +70,8 @@ class Task:
     name: ClassVar[str]
     learned_at: ClassVar[float]
     """The score from which a network counts as having learned the task."""
+    ceiling: ClassVar[float] = 1.0
+    """The score that learning the task comes to: 1 where every answer can be right."""
     watched: ClassVar[Split] = "test"
     """The split that training is followed, stopped and chosen by."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -12,20 +12,26 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp.tasks.base import Batch, Split, Task
+from mechinterp.tasks.regression_methods import descent, least_norm, ridge
+
+METHODS = ("gd", "ols", "ridge")
+"""One step of gradient descent, least squares, and Bayes' optimum."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearRegression(Task):
     """Answer ``w . x`` for a query, from k examples of a ``w`` that no other prompt has.
 
-    Joint tokens are ``(x_i, y_i)``, and the query is ``(x, 0)``, read at its place, the last. Separate
-    tokens are ``(x_i, 0)`` and ``(0, y_i)`` in turns. Prompts with fewer examples than the longest have
-    zeros before the query, masked; so is the query itself, which then is no key (Garg et al. 2022; von
-    Oswald et al. 2023). x is normal with the given covariance, w normal with ``w_scale`` in each entry,
+    Joint tokens are ``(x_i, y_i)``, and a query is ``(x, 0)``; queries come last and are read at their own
+    places. Separate tokens are ``(x_i, 0)`` and ``(0, y_i)`` in turns. Prompts with fewer examples than the
+    longest have zeros before the queries, masked; so are queries, which then are no keys (Garg et al. 2022;
+    von Oswald et al. 2023). x is normal with the given covariance, w normal with ``w_scale`` in each entry,
     and y has normal noise; what is to be answered has none.
 
-    Variables of a batch, by prompt: ``w``, ``k``, and what three methods answer: ``ols`` (of least norm
-    where k < d), ``ridge`` (Bayes' optimum) and ``gd``, a step of gradient descent from 0 at the best rate.
+    Variables of a batch, by prompt: ``w``, ``k``, and for each of ``METHODS`` its weights, such as
+    ``w_ridge`` [prompt, d], and what it answers, such as ``ridge`` [prompt, query]: ``ols`` is least squares
+    (of least norm where k < d), ``ridge`` Bayes' optimum, and ``gd`` a step of gradient descent from 0 at
+    ``best_rate``.
 
     Raises:
         ValueError: sizes, noise or scales that cannot be; a covariance that is none.
@@ -58,11 +64,20 @@ class LinearRegression(Task):
     tokens: str = "joint"
     """Whether x and y of an example share a token."""
 
+    n_queries: int = 1
+    """Queries a prompt; they share its examples and do not see each other."""
+
+    query_is_key: bool = False
+    """Whether the query may be attended to, by itself."""
+
+    width: int | None = None
+    """Entries of x in a token, zeros behind the d that there are; by default d."""
+
     n_test: int = 4096
-    """Prompts of the test split."""
+    """Prompts of the test split; their numbers of examples are spread evenly."""
 
     def __post_init__(self) -> None:
-        for name, least in (("d", 1), ("n_context", 1), ("n_test", 2), ("seed", 0)):
+        for name, least in (("d", 1), ("n_context", 1), ("n_queries", 1), ("n_test", 2), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} >= {least}, got {getattr(self, name)}; raise it")
         if self.longest < self.n_context:
@@ -76,6 +91,12 @@ class LinearRegression(Task):
                 )
         if self.tokens not in ("joint", "separate"):
             raise ValueError(f"expected tokens joint or separate, got {self.tokens!r}; choose one")
+        if self.token_width < self.d:
+            raise ValueError(f"expected width >= d, got {self.width} and {self.d}; raise width")
+        if self.query_is_key and self.n_queries > 1:
+            raise ValueError(
+                f"expected one query where it is a key, got {self.n_queries}; they would see each other"
+            )
         assert len(self._root)  # a wrong covariance is refused here
 
     @property
@@ -84,9 +105,24 @@ class LinearRegression(Task):
         return self.n_context if self.max_context is None else self.max_context
 
     @property
+    def token_width(self) -> int:
+        """Entries of x in a token."""
+        return self.d if self.width is None else self.width
+
+    @property
+    def d_input(self) -> int:
+        """Entries of a token: those of x, then y."""
+        return self.token_width + 1
+
+    @property
     def n_ctx(self) -> int:
-        """Tokens of a prompt, the query's included."""
-        return 1 + self.longest * (1 if self.tokens == "joint" else 2)
+        """Tokens of a prompt, the queries included."""
+        return self.n_queries + self.longest * (1 if self.tokens == "joint" else 2)
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The places of the queries."""
+        return tuple(range(-self.n_queries, 0))
 
     @cached_property
     def spread(self) -> Float[Tensor, "d d"]:
@@ -111,22 +147,42 @@ class LinearRegression(Task):
 
     @property
     def best_rate(self) -> float:
-        """The rate of the step of gradient descent, on the mean of the squared errors, with the least loss.
+        """The rate of the step of gradient descent, on half the mean squared error, with the least loss.
 
         ``E[p y] / E[p^2]`` of ``p = w . S x`` with the sample covariance S; for x of unit variances it is
         ``k / (k + d + 1 + noise^2 / w_scale^2)`` (Zhang, Frei & Bartlett 2024, section 4).
         """
-        moments = [torch.trace(torch.linalg.matrix_power(self.spread, n)).item() for n in (1, 2, 3)]
-        noise = (self.noise / self.w_scale) ** 2
-        inverse = sum(1 / k for k in self._lengths) / len(self._lengths)
-        square = moments[2] + inverse * (moments[2] + moments[0] * moments[1] + noise * moments[1])
-        return moments[1] / square
+        second = torch.trace(self.spread @ self.spread)
+        return (second / torch.trace(self.spread @ self.spread @ self._gamma)).item()
 
     @property
     def one_step_loss(self) -> float:
         """The least mean squared error of one step of gradient descent: ``E[y^2] - rate E[p y]``."""
-        first, second = (torch.trace(torch.linalg.matrix_power(self.spread, n)).item() for n in (1, 2))
-        return self.w_scale**2 * (first - self.best_rate * second)
+        second = torch.trace(self.spread @ self.spread).item()
+        return self.variance - self.w_scale**2 * self.best_rate * second
+
+    @property
+    def preconditioner(self) -> Float[Tensor, "d d"]:
+        """What multiplies the gradient in the best single step, ``Gamma^-1``.
+
+        With Lambda the covariance of x, ``Gamma = (1 + 1/k) Lambda + (tr Lambda + noise^2 / w_scale^2) I / k``;
+        of several k, 1/k is their mean. ``best_rate`` times the identity where x has unit variances (Zhang,
+        Frei & Bartlett 2024, theorem 4.1).
+        """
+        return torch.linalg.inv(self._gamma)
+
+    @property
+    def one_layer_loss(self) -> float:
+        """The least mean squared error of one layer of linear attention, that of the preconditioned step."""
+        explained = torch.trace(self.spread @ self.spread @ self.preconditioner).item()
+        return self.variance - self.w_scale**2 * explained
+
+    @property
+    def _gamma(self) -> Float[Tensor, "d d"]:
+        """``E[g g'] = w_scale^2 Lambda Gamma`` for the mean g of ``x y`` over the examples."""
+        inverse = sum(1 / k for k in self.lengths) / len(self.lengths)
+        rest = torch.trace(self.spread) + self.penalty
+        return (1 + inverse) * self.spread + inverse * rest * torch.eye(self.d, dtype=torch.float64)
 
     @property
     def variance(self) -> float:
@@ -140,68 +196,114 @@ class LinearRegression(Task):
 
     @property
     def learned_at(self) -> float:  # type: ignore[override]
-        """Nine tenths of the share of variance that the best step of gradient descent explains."""
-        return 0.9 * (1 - self.one_step_loss / self.variance)
+        """Nine tenths of what one layer of linear attention can explain."""
+        return 0.9 * self.ceiling
 
     @property
-    def _lengths(self) -> range:
+    def ceiling(self) -> float:  # type: ignore[override]
+        """The score of the best that one layer of linear attention can do; deeper networks do better."""
+        return 1 - self.one_layer_loss / self.variance
+
+    @property
+    def penalty(self) -> float:
+        """Bayes' penalty of ridge: the variance of the noise over that of an entry of w."""
+        return (self.noise / self.w_scale) ** 2
+
+    @property
+    def lengths(self) -> range:
+        """Each number of examples that a prompt may have."""
         return range(self.n_context, self.longest + 1)
 
+    def stages(self, n: int = 4) -> list[LinearRegression]:
+        """A curriculum: the same task with up to more and more examples, at last with all.
+
+        Raises:
+            ValueError: no stages, or more than there are numbers of examples.
+        """
+        if not 1 <= n <= len(self.lengths):
+            raise ValueError(
+                f"expected 1 to {len(self.lengths)} stages, got {n}; each needs further numbers of examples"
+            )
+        most = [self.n_context + (len(self.lengths) * (i + 1)) // n - 1 for i in range(n)]
+        return [replace(self, max_context=each) for each in most]
+
     def sample(self, n: int, generator: torch.Generator, variables: bool = True) -> Batch:
-        """n prompts; without variables, without what least squares answer."""
-        k = torch.randint(self.n_context, self.longest + 1, (n,), generator=generator)
-        x = torch.randn(n, self.longest + 1, self.d, generator=generator) @ self._root.mT.float()
+        """n prompts whose numbers of examples are spread evenly; without variables, nothing is beside them."""
+        spread = (torch.arange(n) + torch.rand(n, generator=generator)) / n
+        k = self.n_context + (spread * len(self.lengths)).long().clamp(max=len(self.lengths) - 1)
+        return self.prompts(k, generator, variables)
+
+    def prompts(self, k: Int[Tensor, " n"], generator: torch.Generator, variables: bool = True) -> Batch:
+        """New prompts of so many examples each; k = 0 leaves the bare query.
+
+        Raises:
+            ValueError: no prompts, or k < 0.
+        """
+        if len(k) == 0 or int(k.min()) < 0:
+            raise ValueError(f"expected prompts of k >= 0 examples, got k = {k.tolist()[:8]}; raise them")
+        n, most = len(k), int(k.max())
+        x = torch.randn(n, most + self.n_queries, self.d, generator=generator)
+        if self.covariance is not None or self.x_scale != 1:
+            x = x @ self._root.mT.float()
         w = self.w_scale * torch.randn(n, self.d, generator=generator)
-        there = torch.arange(self.longest) < k[:, None]
-        noise = self.noise * torch.randn(n, self.longest, generator=generator)
-        context = x[:, :-1] * there[..., None]
-        y = ((context @ w[..., None])[..., 0] + noise) * there
-        return self.batch(context, y, x[:, -1], w, there, variables)
+        y = _answers(w, x[:, :most])
+        if self.noise:
+            y = y + self.noise * torch.randn(n, most, generator=generator)
+        there = torch.arange(most) < k[:, None]
+        if int(k.min()) == most:
+            return self.batch(x[:, :most], y, x[:, most:], w, variables=variables)
+        return self.batch(x[:, :most] * there[..., None], y * there, x[:, most:], w, there, variables)
 
     def batch(
         self,
         x: Float[Tensor, "n k d"],
         y: Float[Tensor, "n k"],
-        query: Float[Tensor, "n d"],
+        query: Float[Tensor, "n query d"],
         w: Float[Tensor, "n d"],
-        there: Bool[Tensor, "n k"],
+        there: Bool[Tensor, "n k"] | None = None,
         variables: bool = True,
     ) -> Batch:
-        """Prompts from their parts; where an example is not there, x and y are 0."""
-        answer = (query * w).sum(-1)
-        k = there.sum(1)
-        with_y = torch.cat((x, y[..., None]), -1)
-        if self.tokens == "separate":
-            alone = torch.zeros_like(with_y)
-            alone[..., -1] = y
-            first = with_y - alone
-            with_y = torch.stack((first, alone), 2).flatten(1, 2)
-            there = there.repeat_interleave(2, 1)
-        asked = torch.cat((query, torch.zeros(len(query), 1)), -1)[:, None]
-        mask = torch.cat((there, torch.zeros(len(x), 1, dtype=torch.bool)), 1)
-        return Batch(
-            inputs=torch.cat((with_y, asked), 1),
-            targets=answer[:, None],
-            read=(-1,),
-            mask=mask,
-            variables={"w": w, "k": k, **self._methods(x, y, query, k)} if variables else {},
-        )
+        """Prompts from their parts.
 
-    def _methods(
-        self,
-        x: Float[Tensor, "n k d"],
-        y: Float[Tensor, "n k"],
-        query: Float[Tensor, "n d"],
-        k: Int[Tensor, " n"],
-    ) -> dict[str, Tensor]:
-        gram, product = x.double().mT @ x.double(), (x.double().mT @ y.double()[..., None])[..., 0]
-        # Bayes: w is normal with w_scale, so that the penalty is the ratio of the variances.
-        penalty = (self.noise / self.w_scale) ** 2 * torch.eye(self.d, dtype=torch.float64)
-        least_norm = (torch.linalg.pinv(gram, hermitian=True) @ product[..., None])[..., 0]
-        ridge = torch.linalg.solve(gram + penalty, product) if self.noise else least_norm
-        step = self.best_rate * product / k[:, None]
-        each = {"ols": least_norm, "ridge": ridge, "gd": step}
-        return {name: (weights * query).sum(-1).float() for name, weights in each.items()}
+        Args:
+            there: false where a prompt has no such example, and x and y are 0; ``None``: all are there.
+            variables: work out what the methods answer.
+
+        Raises:
+            ValueError: numbers that are not finite, if the methods are asked.
+        """
+        n, k = y.shape
+        inputs = x.new_zeros(n, k + query.shape[1], self.d_input)
+        inputs[:, :k, : self.d], inputs[:, :k, -1], inputs[:, k:, : self.d] = x, y, query
+        real = torch.ones(n, k, dtype=torch.bool) if there is None else there
+        variable = {"w": w, "k": real.sum(1)} if variables else {}
+        if variables:
+            for name, weights in self.weights(x, y, variable["k"]).items():
+                variable[f"w_{name}"], variable[name] = weights.float(), _answers(weights, query)
+        mask = torch.cat((real, real.new_full((n, query.shape[1]), self.query_is_key)), 1)
+        if self.tokens == "separate":
+            twice = [1 + (place < k) for place in range(k + query.shape[1])]
+            second = torch.tensor([i for copies in twice for i in range(copies)], dtype=torch.bool)
+            inputs, mask = (z.repeat_interleave(torch.tensor(twice), 1) for z in (inputs, mask))
+            inputs[:, second, :-1] = 0.0
+            inputs[:, ~second, -1] = 0.0
+        return Batch(
+            inputs=inputs, targets=_answers(w, query), read=self.read, mask=mask, variables=variable
+        )  # fmt: skip
+
+    def weights(
+        self, x: Float[Tensor, "n k d"], y: Float[Tensor, "n k"], k: Tensor | int
+    ) -> dict[str, Float[Tensor, "n d"]]:
+        """What each of ``METHODS`` takes for w, in float64.
+
+        Raises:
+            ValueError: numbers that are not finite.
+        """
+        return {
+            "gd": descent(x, y, k, [self.best_rate]),
+            "ols": least_norm(x, y),
+            "ridge": ridge(x, y, self.penalty),
+        }
 
     def dataset(self, split: Split) -> Batch:
         """Fixed prompts: as many for train, where they only measure, as for test; drawn apart.
@@ -211,8 +313,8 @@ class LinearRegression(Task):
         """
         if split not in ("train", "test"):
             raise ValueError(f"expected split train or test, got {split!r}; there is no other")
-        seed = 2 * self.seed + (split == "test") + 10**6
-        return self.sample(self.n_test, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(2 * self.seed + (split == "test") + 10**6)
+        return self.sample(self.n_test, generator)
 
     def loss(
         self, outputs: Float[Tensor, "batch read out"], batch: Batch, dtype: torch.dtype = torch.float32
@@ -229,7 +331,11 @@ class LinearRegression(Task):
     def measures(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> dict[str, float]:
         """The mean squared errors of the network and, on the same prompts, of each method."""
         found = {"mse": self.loss(outputs, batch, torch.float64).item()}
-        for name in ("ols", "ridge", "gd"):
-            error = batch.variables[name].double() - batch.targets[:, 0].double()
+        for name in METHODS:
+            error = batch.variables[name].double() - batch.targets.double()
             found[f"mse_{name}"] = (error**2).mean().item()
         return found
+
+
+def _answers(w: Float[Tensor, "n d"], query: Float[Tensor, "n query d"]) -> Float[Tensor, "n query"]:
+    return (query.to(w.dtype) @ w[..., None])[..., 0].float()

@@ -40,6 +40,36 @@ p = 113 and one layer: a smaller p, or more layers, wants more of the pairs to t
 
 MODULAR_ADDITION = {"fast": FAST, "classic": CLASSIC}
 
+ONE_LAYER = Recipe(
+    steps=1500,
+    batch_size=256,
+    lr=1e-2,
+    betas=(0.9, 0.98),
+    warmup=50,
+    schedule="cosine",
+    clip_norm=1.0,
+    eval_every=100,
+    checkpoints=12,
+)
+"""One layer of attention that regresses in context; each prompt should ask several queries. Numbers of
+examples must mix within a batch: batches of one number each, by which Adam's moments are scaled in turns,
+end 1 to 3 % above the optimum."""
+
+DEEP_REGRESSION = Recipe(
+    steps=6000,
+    batch_size=64,
+    lr=3e-3,
+    betas=(0.9, 0.98),
+    warmup=200,
+    schedule="cosine",
+    clip_norm=1.0,
+    eval_every=500,
+    checkpoints=12,
+)
+"""Six layers with MLPs; prompts with 16 queries."""
+
+LINEAR_REGRESSION = {"fast": ONE_LAYER, "deep": DEEP_REGRESSION}
+
 
 def epochs(
     task: Task, epochs: int = 50, batch_size: int = 32, lr: float = 1e-3, patience: int = 10, **changes: Any

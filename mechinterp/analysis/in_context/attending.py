@@ -1,0 +1,128 @@
+"""Whether queries look at examples by how alike their x is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mechinterp.analysis.attention_match import permutations
+from mechinterp.analysis.checks import check_inputs, check_model
+from mechinterp.analysis.gates import Gate, gated
+from mechinterp.analysis.in_context.prompts import Prompts
+from mechinterp.analysis.statistics import benjamini_hochberg, bootstrap_means
+from mechinterp.hooks import run_with_cache
+from mechinterp.result import Result
+from mechinterp.tasks.base import Batch
+
+_SCORES = "attn.hook_attn_scores"
+
+
+@torch.no_grad()
+def attention_similarity(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    untrained: nn.Module | None = None,
+    draws: int = 200,
+    seed: int = 0,
+    gate: Gate | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Result:
+    """The correlation, over the examples of a prompt, of a query's attention scores with ``x_j . x``.
+
+    Scores are those before the softmax, in which attention by similarity is linear. The null permutes the
+    similarities among the examples of each prompt.
+
+    Args:
+        batch: prompts of joint tokens, of at least 3 examples each.
+        draws: permutations; p-values are at least ``1 / (draws + 1)``.
+
+    Returns:
+        Dims ``layer``, ``head``: mean correlations, in [-1, 1]; negative where a head's values are turned
+        too. Trivial is 0. The control is the untrained network's, or without one the null's mean. ``extra``:
+        ``low`` and ``high`` (95 %, bootstrap over prompts), ``null_low`` and ``null_high``, ``p_adjusted``
+        (two-sided, Benjamini & Hochberg over heads). The interval is that of the largest in size.
+
+    Raises:
+        ValueError: a prompt of fewer than 3 examples, no draws, or as ``Prompts.of``.
+    """
+    check_model(model)
+    check_inputs(batch.inputs)
+    prompts = Prompts.of(batch)
+    if int(prompts.there.sum(1).min()) < 3 or draws < 1:
+        raise ValueError(
+            f"expected prompts of at least 3 examples and at least 1 draw, got "
+            f"{int(prompts.there.sum(1).min())} and {draws}; two points always lie on a line"
+        )
+    near = _standard(prompts.similarity, prompts.there)
+    layers, looking = _looking(model, batch, prompts)
+    each = (looking * near[:, None, None]).sum(-1).mean(-1)  # [n, layer, head]
+    value, (low, high) = each.mean(0), bootstrap_means(each, seed=seed)
+    null = _null(looking, near, prompts.there, draws, seed)
+    p = (1 + (null.abs() >= value.abs() - 1e-12).sum(0)).double() / (draws + 1)
+    ends = null.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    coords = {"layer": layers, "head": list(range(value.shape[1]))}
+
+    def array(x: Tensor, units: str = "correlation") -> xr.DataArray:
+        return xr.DataArray(x.numpy(), dims=list(coords), coords=coords, attrs={"units": units})
+
+    control, kind = null.mean(0), f"similarities permuted among examples, mean of {draws} draws"
+    if untrained is not None:
+        control = (_looking(untrained, batch, prompts)[1] * near[:, None, None]).sum(-1).mean((0, -1))
+        kind = "untrained network"
+    at = divmod(int(value.abs().argmax()), value.shape[1])
+    return Result(
+        name="attention_similarity",
+        values=array(value),
+        trivial=0.0,
+        control=array(control),
+        control_kind=kind,
+        interval=(low[at].item(), high[at].item()),
+        provenance=gated(
+            gate,
+            {**(provenance or {}), "n": len(batch), "seed": seed, "interval of": f"L{layers[at[0]]}H{at[1]}"},
+        ),
+        extra={
+            "low": array(low), "high": array(high), "null_low": array(ends[0]), "null_high": array(ends[1]),
+            "p_adjusted": array(torch.from_numpy(benjamini_hochberg(p.numpy())), "p-value, Benjamini-Hochberg"),
+        },
+    )  # fmt: skip
+
+
+def _looking(
+    model: nn.Module, batch: Batch, prompts: Prompts
+) -> tuple[list[int], Float[Tensor, "n layer head q k"]]:
+    """Queries' scores of examples, standardised over them."""
+    extra = {} if batch.mask is None else {"attention_mask": batch.mask}
+    _, cache = run_with_cache(model, batch.inputs, names=f"*.{_SCORES}", **extra)
+    layers = sorted(int(name.split(".")[1]) for name in cache.keys())  # noqa: SIM118
+    q, k = prompts.at.shape[1], prompts.there.shape[1]
+    scores = torch.stack([cache[f"blocks.{layer}.{_SCORES}"][:, :, -q:, :k] for layer in layers], 1)
+    return layers, _standard(scores.double().cpu(), prompts.there[:, None, None])
+
+
+def _standard(x: Float[Tensor, "n *some q k"], there: Bool[Tensor, "n *one k"]) -> Float[Tensor, "n *some q k"]:
+    """Centred and of size 1 over the examples that are there, 0 elsewhere."""
+    real = there.unsqueeze(-2)
+    kept = torch.where(real, x, 0.0)
+    centred = torch.where(real, kept - kept.sum(-1, keepdim=True) / real.sum(-1, keepdim=True), 0.0)
+    return centred / centred.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+
+
+def _null(
+    looking: Float[Tensor, "n layer head q k"],
+    near: Float[Tensor, "n q k"],
+    there: Bool[Tensor, "n k"],
+    draws: int,
+    seed: int,
+) -> Float[Tensor, "draw layer head"]:
+    found = []
+    for order in permutations(there, draws, torch.Generator().manual_seed(seed)):
+        moved = near.gather(2, order[:, None].expand_as(near))
+        found.append(torch.einsum("nlhqk,nqk->lh", looking, moved) / (len(near) * near.shape[1]))
+    return torch.stack(found)

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 STUDIES = {
+    "linear-regression": ("linear_regression", "LinearRegressionStudy"),
     "modular-addition": ("modular_addition", "ModularAdditionStudy"),
     "regex-language": ("regex_language", "RegexLanguageStudy"),
 }
@@ -291,7 +292,7 @@ def _fit_into(out: Path, task: Any, model: Any, recipe: Any) -> int:
     score, seconds = history.test_score[-1], history.seconds
     checkpoint.save_weights(run.path / "weights.safetensors", model)
     metrics = {
-        "test_accuracy": score,
+        f"test_{task.score_name}": score,
         "test_loss": history.test_loss[-1],
         "trivial": task.trivial,
         "steps": job.step,
@@ -300,7 +301,7 @@ def _fit_into(out: Path, task: Any, model: Any, recipe: Any) -> int:
     }
     run.finish(metrics)
     print(
-        f"accuracy {score:.4f} (trivial {task.trivial:.4f}) after {job.step} steps, {seconds:.1f} s. "
+        f"{task.score_name} {score:.4f} (trivial {task.trivial:.4f}) after {job.step} steps, {seconds:.1f} s. "
         f"Run folder: {out}"
     )
     return 0

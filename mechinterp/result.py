@@ -190,6 +190,7 @@ class Claim:
         value: what was measured.
         trivial: the same for the best constant answer or the intact network; ``None`` where
             there is no such thing.
+        theory: what theory says that the value is or tends to, where there is one.
         control: the same under the null.
         control_kind: which null.
         interval: a 95 % interval (low, high), of what ``interval_over`` says.
@@ -201,6 +202,7 @@ class Claim:
     statement: str
     value: Number
     trivial: Number = None
+    theory: Number = None
     control: Number = None
     control_kind: str = ""
     interval: Interval = None
@@ -222,7 +224,7 @@ class Claim:
         Raises:
             ValueError: the record is not that of a claim.
         """
-        numbers = dict.fromkeys(("value", "trivial", "control"), number_from_json)
+        numbers = dict.fromkeys(("value", "trivial", "theory", "control"), number_from_json)
         others = {"interval": interval_from_json, "verdict": _verdict_from_json}
         return cls(**read_fields(cls, record, {**numbers, **others}))
 
@@ -230,6 +232,8 @@ class Claim:
         parts = [f"{self.verdict.upper():9}{self.id}: {self.statement}", f"value {format_number(self.value)}"]
         if self.trivial is not None:
             parts.append(f"trivial {format_number(self.trivial)}")
+        if self.theory is not None:
+            parts.append(f"theory {format_number(self.theory)}")
         if self.control is not None:
             parts.append(f"control {format_number(self.control)} ({self.control_kind})")
         if self.interval is not None:
@@ -247,10 +251,12 @@ def claims_table(claims: Iterable[Claim]) -> str:
     rows = ["| claim | verdict | value | trivial | control | 95 % interval |", "|---|---|---|---|---|---|"]
     for claim in claims:
         statement = " ".join(claim.statement.split()).replace("|", r"\|")
+        value = format_number(claim.value)
+        value += "" if claim.theory is None else f" (theory {format_number(claim.theory)})"
         control = format_number(claim.control) + (f" ({claim.control_kind})" if claim.control_kind else "")
         interval = format_interval(claim.interval) + (f" ({claim.interval_over})" if claim.interval else "")
         rows.append(
-            f"| `{claim.id}`: {statement} | **{claim.verdict}** | {format_number(claim.value)} "
+            f"| `{claim.id}`: {statement} | **{claim.verdict}** | {value} "
             f"| {format_number(claim.trivial)} | {control} | {interval} |"
         )
     return "\n".join(rows)

@@ -34,7 +34,9 @@ def without(model: torch.nn.Module, *, skips: bool = False, mlps: bool = False) 
         if skips:
             edits += _instead(f"{name}attn_out", f"{name}resid_mid" if has_mlp else f"{name}resid_post")
         if has_mlp and mlps:
-            edits += _instead(f"{name}resid_mid", f"{name}resid_post") if skips else [zero(Site(f"{name}mlp_out"))]
+            edits += (
+                _instead(f"{name}resid_mid", f"{name}resid_post") if skips else [zero(Site(f"{name}mlp_out"))]
+            )
         elif has_mlp and skips:
             edits += _instead(f"{name}mlp_out", f"{name}resid_post")
     return edits

@@ -172,9 +172,7 @@ class Designs:
         sizes = (vectors * (task.spread @ vectors)).sum(-2)
         return cls(values, sizes, task.noise**2 * values / k, task.w_scale**2)
 
-    def loss(
-        self, rates: Float[Tensor, " step"], curvatures: Float[Tensor, " step"]
-    ) -> Float[Tensor, ""]:
+    def loss(self, rates: Float[Tensor, " step"], curvatures: Float[Tensor, " step"]) -> Float[Tensor, ""]:
         """The mean squared error of steps; of plain gradient descent all curvatures are 0."""
         gain, left, turned = torch.zeros_like(self.sizes), 1.0, 1.0
         for rate, curvature in zip(rates, curvatures):

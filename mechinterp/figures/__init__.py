@@ -25,6 +25,19 @@ from mechinterp.figures.frequencies import (
     sufficiency_bars,
 )
 from mechinterp.figures.geometry import collapse_lines, similarity_map, singular_values
+from mechinterp.figures.in_context import (
+    agreement_bars,
+    attention_rows,
+    comparison_table,
+    error_lines,
+    layer_bars,
+    ratio_dots,
+    shift_map,
+    smoother_bars,
+    step_maps,
+    training_losses,
+    variant_lines,
+)
 from mechinterp.figures.lens import attribution_bars, edge_maps, lens_lines, node_maps
 from mechinterp.figures.probes import belief_maps, code_maps, score_maps, wave_lines
 from mechinterp.figures.sweeps import effect_map
@@ -82,6 +95,22 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "state_swap": swap_bars,
     "comparison_along_training": comparison_lines,
     "language_sweep": sweep_dots,
+    "training_losses": training_losses,
+    "effective_step": step_maps,
+    "method_agreement": agreement_bars,
+    "deep_agreement": agreement_bars,
+    "attention_similarity": attention_rows,
+    "softmax_similarity": attention_rows,
+    "deep_similarity": attention_rows,
+    "error_by_context": error_lines,
+    "kernel_smoother": smoother_bars,
+    "collapse_without_parts": variant_lines,
+    "layer_steps": layer_bars,
+    "course_table": comparison_table,
+    "shifts": shift_map,
+    "higher_d": shift_map,
+    "optimum_by_setting": ratio_dots,
+    "deep_by_dimension": ratio_dots,
 }
 
 

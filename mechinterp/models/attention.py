@@ -83,6 +83,12 @@ class Attention(nn.Module):
         for weight in (self.W_Q, self.W_K, self.W_V):
             init_normal(weight, self.cfg, self.cfg.d_model, generator)
         init_normal(self.W_O, self.cfg, out_fan_in, generator)
+        if self.cfg.init_mode == "identity":
+            with torch.no_grad():
+                same = torch.eye(self.cfg.d_model)
+                for weight, size in ((self.W_Q, 0.5), (self.W_K, 0.5), (self.W_V, 1.0)):
+                    weight += size * same
+                self.W_O.zero_()
         for bias in (self.b_Q, self.b_K, self.b_V, self.b_O):
             nn.init.zeros_(bias)
 

@@ -87,10 +87,11 @@ class TransformerConfig(TransformerLensConfig):
     use_hook_mlp_in: bool = False
     """Pass the input of the MLP through ``hook_mlp_in``."""
 
-    init_mode: Literal["fan_in", "nanda", "gpt2"] = "fan_in"
+    init_mode: Literal["fan_in", "nanda", "gpt2", "identity"] = "fan_in"
     """Weights are normal with standard deviation 1/sqrt(fan in); ``"nanda"``: 1/sqrt(d_model)
     throughout and 1/sqrt(d_vocab_out) for the readout, as in the code of Nanda et al. (2023);
-    ``"gpt2"``: 0.02."""
+    ``"gpt2"``: 0.02; ``"identity"``: heads begin by comparing tokens as they are, ``W_Q`` and ``W_K`` being half
+    the identity and ``W_V`` the identity, plus 0.02, and write nothing yet, ``W_O`` being 0."""
 
     seed: int = 0
     """Seed of the initial weights."""
@@ -133,7 +134,7 @@ class TransformerConfig(TransformerLensConfig):
             "attention": ("softmax", "linear"),
             "attention_dir": ("causal", "bidirectional"),
             "readout": ("tokens", "classes", "values"),
-            "init_mode": ("fan_in", "nanda", "gpt2"),
+            "init_mode": ("fan_in", "nanda", "gpt2", "identity"),
         }
         for name, allowed in choices.items():
             value = getattr(self, name)
@@ -153,6 +154,11 @@ class TransformerConfig(TransformerLensConfig):
             not self.average_keys or self.attention == "linear",
             f"linear attention for average_keys, got {self.attention}",
             "softmax averages already",
+        )
+        _need(
+            self.init_mode != "identity" or self.d_head == self.d_model,
+            f"d_head equal to d_model for init_mode identity, got {self.d_head} and {self.d_model}",
+            "choose another init_mode",
         )
         if self.raw_tokens:
             _need(

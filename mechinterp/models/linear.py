@@ -23,7 +23,7 @@ def init_normal(
         generator: source of randomness; ``None`` takes torch's global one, as
             ``torch.nn`` does.
     """
-    std = 0.02 if cfg.init_mode == "gpt2" else 1 / math.sqrt(fan_in)
+    std = 0.02 if cfg.init_mode in ("gpt2", "identity") else 1 / math.sqrt(fan_in)
     with torch.no_grad():
         # Drawn on the CPU, so that a seed means the same weights on every device.
         weight.copy_(torch.randn(weight.shape, generator=generator) * std)

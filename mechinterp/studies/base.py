@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -13,8 +14,9 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
+from mechinterp.analysis.statistics import seeds_interval
 from mechinterp.report import Section, report
-from mechinterp.result import Claim, Result
+from mechinterp.result import Claim, Result, verdict
 from mechinterp.runs import Run, environment
 from mechinterp.tasks.base import Task
 from mechinterp.training.fit import Callback, Fit, History, fit
@@ -88,6 +90,55 @@ def sections_of(plan: Plan, results: Mapping[str, Result]) -> list[Section]:
         for heading, text, names in plan
     ]
     return [section for section in filled if section.results]
+
+
+Measure = Callable[[Any], Mapping[str, Any] | None]
+"""One seed's ``value`` and whether the claim ``holds``, with ``trivial``, ``control`` and ``theory`` where there
+are such; ``None`` where it cannot be asked."""
+
+
+def claim_over_seeds(
+    id: str,
+    statement: str,
+    found: Sequence[Any],
+    measure: Measure,
+    *,
+    learned: Callable[[Any], bool] = lambda _: True,
+    within: tuple[float, float] = (-math.inf, math.inf),
+    control_kind: str,
+    source: str,
+) -> Claim:
+    """A claim that holds if it does for every seed whose network learned.
+
+    Args:
+        found: what is known of each seed.
+        measure: asked of each seed whose network learned.
+        learned: whether it did; by default all did, as for the claim that is the gate.
+        within: what the value cannot leave, and so the interval neither.
+    """
+    numbers = [number for number in map(measure, filter(learned, found)) if number is not None]
+
+    def middle(key: str) -> float | None:
+        known = [each[key] for each in numbers if each.get(key) is not None]
+        return float(np.mean(known)) if known else None
+
+    values = [float(each["value"]) for each in numbers]
+    interval = seeds_interval(values) if len(values) > 1 else None
+    if len(numbers) < len(found):
+        statement += f" ({len(numbers)} of {len(found)} networks could be asked)"
+    return Claim(
+        id=id,
+        statement=statement,
+        value=middle("value"),
+        trivial=middle("trivial"),
+        theory=middle("theory"),
+        control=middle("control"),
+        control_kind=control_kind,
+        interval=interval and (max(within[0], interval[0]), min(within[1], interval[1])),
+        interval_over=f"the mean over {len(values)} of {len(found)} seeds",
+        verdict=verdict(all(each["holds"] for each in numbers), bool(numbers)),
+        source=source,
+    )
 
 
 class Stopwatch:

@@ -70,6 +70,8 @@ class Task:
     name: ClassVar[str]
     learned_at: ClassVar[float]
     """The score from which a network counts as having learned the task."""
+    score_name: ClassVar[str] = "accuracy"
+    """What the score is called where it is shown."""
     ceiling: ClassVar[float] = 1.0
     """The score that learning the task comes to: 1 where every answer can be right."""
     watched: ClassVar[Split] = "test"

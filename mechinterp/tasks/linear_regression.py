@@ -39,6 +39,7 @@ class LinearRegression(Task):
 
     name: ClassVar[str] = "linear_regression"
     samples: ClassVar[bool] = True
+    score_name: ClassVar[str] = "r2"
 
     d: int = 5
     """Entries of x."""
@@ -196,8 +197,9 @@ class LinearRegression(Task):
 
     @property
     def learned_at(self) -> float:  # type: ignore[override]
-        """Nine tenths of what one layer of linear attention can explain."""
-        return 0.9 * self.ceiling
+        """Three quarters of what one layer of linear attention can explain: a layer of softmax attention, which
+        has another optimum, explains some four fifths of it."""
+        return 0.75 * self.ceiling
 
     @property
     def ceiling(self) -> float:  # type: ignore[override]

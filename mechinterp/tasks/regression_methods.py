@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def least_norm(x: Float[Tensor, "n k d"], y: Float[Tensor, "n k"]) -> Float[Tensor, "n d"]:
+def least_norm(x: Float[Tensor, "n k d"], y: Float[Tensor, "_ _"]) -> Float[Tensor, "n d"]:
     """Least squares; of all solutions, where examples are too few to decide, the one of least norm.
 
     Without examples that is 0.
@@ -24,7 +24,7 @@ def least_norm(x: Float[Tensor, "n k d"], y: Float[Tensor, "n k"]) -> Float[Tens
     return (torch.linalg.pinv(gram, hermitian=True) @ product[..., None])[..., 0]
 
 
-def ridge(x: Float[Tensor, "n k d"], y: Float[Tensor, "n k"], penalty: float) -> Float[Tensor, "n d"]:
+def ridge(x: Float[Tensor, "n k d"], y: Float[Tensor, "_ _"], penalty: float) -> Float[Tensor, "n d"]:
     """Least squares with a penalty on the squared norm of w, as ``least_norm`` where it is 0.
 
     With the penalty ``(noise / w_scale)**2`` it is the posterior mean, which no other answer beats.
@@ -44,8 +44,8 @@ def descent(
     x: Float[Tensor, "n k d"],
     y: Float[Tensor, "n k"],
     k: Int[Tensor, " n"] | int,
-    rates: Sequence[float | Tensor],
-    curvatures: Sequence[float | Tensor] | None = None,
+    rates: Sequence[float] | Float[Tensor, " _"],
+    curvatures: Sequence[float] | Float[Tensor, " _"] | None = None,
     precondition: Float[Tensor, "d d"] | None = None,
 ) -> Float[Tensor, "n d"]:
     """Steps of gradient descent from 0 on half the mean of the squared errors.
@@ -71,7 +71,7 @@ def descent(
     share = 1 / torch.as_tensor(k, dtype=now.dtype).clamp_min(1).reshape(-1, 1, 1)
     identity = torch.eye(x.shape[-1], dtype=now.dtype)
     before = identity if precondition is None else precondition.to(now.dtype)
-    moved, weights = identity.expand(len(x), -1, -1), torch.zeros_like(now[:, 0])
+    moved, weights = identity.expand(len(x), -1, -1), now.new_zeros(len(x), x.shape[-1])
     for rate, gamma in zip(rates, gammas):
         step = rate * share * (before @ now.mT @ left[..., None])
         weights = weights + (moved.mT @ step)[..., 0]
@@ -83,7 +83,7 @@ def descent(
 
 
 def _moments(
-    x: Float[Tensor, "n k d"], y: Float[Tensor, "n k"]
+    x: Float[Tensor, "n k d"], y: Float[Tensor, "_ _"]
 ) -> tuple[Float[Tensor, "n d d"], Float[Tensor, "n d"]]:
     """``X' X`` and ``X' y`` in float64."""
     if x.shape[:2] != y.shape:

@@ -43,5 +43,8 @@ class LiveLine:
         """Show where training stands."""
         history = job.history
         train = f"{history.train_loss[-1]:.2e}" if history.train_loss else "–"
-        facts = f"loss train {train} test {history.test_loss[-1]:.2e}  accuracy {history.test_score[-1]:.3f}"
+        facts = (
+            f"loss train {train} test {history.test_loss[-1]:.2e}  {job.task.score_name} "
+            f"{history.test_score[-1]:.3f}"
+        )
         self.bar.update(self.line, completed=job.step, total=job.recipe.steps, facts=facts)

@@ -68,7 +68,22 @@ DEEP_REGRESSION = Recipe(
 )
 """Six layers with MLPs; prompts with 16 queries."""
 
-LINEAR_REGRESSION = {"fast": ONE_LAYER, "deep": DEEP_REGRESSION}
+LAYERS = Recipe(
+    steps=2000,
+    batch_size=256,
+    lr=2e-3,
+    betas=(0.9, 0.999),
+    warmup=50,
+    schedule="cosine",
+    clip_norm=10.0,
+    eval_every=200,
+    checkpoints=12,
+)
+"""Several layers of linear attention on raw tokens, begun with ``init_mode="identity"``. Their answers are
+polynomials of high degree, so that single prompts have gradients of any size: clipped too low they are not
+heard, and the network goes wild where examples are few; with a short memory of squared gradients Adam stumbles."""
+
+LINEAR_REGRESSION = {"fast": ONE_LAYER, "layers": LAYERS, "deep": DEEP_REGRESSION}
 
 
 def epochs(

@@ -8,7 +8,7 @@ from mechinterp.tasks import LinearRegression
 SHAPE = ((1.0, 0.3, 0.0), (0.3, 2.0, 0.0), (0.0, 0.0, 0.5))
 
 
-def mean_errors(n=40_000, **fields):
+def mean_errors(n=20_000, **fields):
     task = LinearRegression(n_test=n, **fields)
     batch = task.dataset("test")
     return task, task.measures(torch.zeros(n, 1, 1), batch)
@@ -39,13 +39,14 @@ def test_the_loss_of_one_step_is_the_published_one(fields, loss):
     ],
 )
 def test_closed_forms_are_what_many_prompts_give(fields):
-    task, errors = mean_errors(**fields)
-    assert errors["mse"] == pytest.approx(task.variance, rel=0.05)
-    assert errors["mse_gd"] == pytest.approx(task.one_step_loss, rel=0.05)
+    task = LinearRegression(n_test=20_000, **fields)
+    batch = task.dataset("test")
+    errors = task.measures(torch.zeros(20_000, 1, 1), batch)
+    assert errors["mse"] == pytest.approx(task.variance, rel=0.06)
+    assert errors["mse_gd"] == pytest.approx(task.one_step_loss, rel=0.06)
     assert errors["mse_ridge"] <= errors["mse_ols"] * 1.001
     for rate in (0.9, 1.1):  # any other rate is worse
-        batch = task.dataset("test")
-        other = rate * batch.variables["gd"] - batch.targets[:, 0]
+        other = rate * batch.variables["gd"] - batch.targets
         assert (other**2).mean() > errors["mse_gd"]
 
 
@@ -87,7 +88,7 @@ def test_scores():
     batch = task.dataset("test")
     assert task.score(batch.targets[..., None], batch) == 1.0
     assert task.score(torch.zeros(500, 1, 1), batch) == pytest.approx(task.trivial, abs=0.1)
-    assert task.score(batch.variables["gd"][:, None, None], batch) > task.learned_at
+    assert task.score(batch.variables["gd"][..., None], batch) > task.learned_at
 
 
 @pytest.mark.parametrize(

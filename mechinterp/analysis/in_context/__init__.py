@@ -5,6 +5,7 @@ from mechinterp.analysis.in_context.effective import EffectiveHead, effective_st
 from mechinterp.analysis.in_context.errors import error_by_context
 from mechinterp.analysis.in_context.flops import flops
 from mechinterp.analysis.in_context.kernel import kernel_smoother
+from mechinterp.analysis.in_context.layers import layer_steps
 from mechinterp.analysis.in_context.methods import method_agreement, sensitivities
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "error_by_context",
     "flops",
     "kernel_smoother",
+    "layer_steps",
     "method_agreement",
     "sensitivities",
 ]

@@ -19,8 +19,6 @@ from mechinterp.hooks import run_with_cache
 from mechinterp.result import Result
 from mechinterp.tasks.base import Batch
 
-_SCORES = "attn.hook_attn_scores"
-
 
 @torch.no_grad()
 def attention_similarity(
@@ -28,6 +26,7 @@ def attention_similarity(
     batch: Batch,
     *,
     untrained: nn.Module | None = None,
+    name: str = "attention_similarity",
     draws: int = 200,
     seed: int = 0,
     gate: Gate | None = None,
@@ -40,13 +39,15 @@ def attention_similarity(
 
     Args:
         batch: prompts of joint tokens, of at least 3 examples each.
+        name: of the result.
         draws: permutations; p-values are at least ``1 / (draws + 1)``.
 
     Returns:
         Dims ``layer``, ``head``: mean correlations, in [-1, 1]; negative where a head's values are turned
         too. Trivial is 0. The control is the untrained network's, or without one the null's mean. ``extra``:
         ``low`` and ``high`` (95 %, bootstrap over prompts), ``null_low`` and ``null_high``, ``p_adjusted``
-        (two-sided, Benjamini & Hochberg over heads). The interval is that of the largest in size.
+        (two-sided, Benjamini & Hochberg over heads), and of the first prompt's first query ``pattern`` (layer,
+        head, example) and ``similarity`` (example). The interval is that of the largest in size.
 
     Raises:
         ValueError: a prompt of fewer than 3 examples, no draws, or as ``Prompts.of``.
@@ -60,7 +61,7 @@ def attention_similarity(
             f"{int(prompts.there.sum(1).min())} and {draws}; two points always lie on a line"
         )
     near = _standard(prompts.similarity, prompts.there)
-    layers, looking = _looking(model, batch, prompts)
+    layers, looking, patterns = _looking(model, batch, prompts)
     each = (looking * near[:, None, None]).sum(-1).mean(-1)  # [n, layer, head]
     value, (low, high) = each.mean(0), bootstrap_means(each, seed=seed)
     null = _null(looking, near, prompts.there, draws, seed)
@@ -77,7 +78,7 @@ def attention_similarity(
         kind = "untrained network"
     at = divmod(int(value.abs().argmax()), value.shape[1])
     return Result(
-        name="attention_similarity",
+        name=name,
         values=array(value),
         trivial=0.0,
         control=array(control),
@@ -89,6 +90,8 @@ def attention_similarity(
         ),
         extra={
             "low": array(low), "high": array(high), "null_low": array(ends[0]), "null_high": array(ends[1]),
+            "pattern": xr.DataArray(patterns.numpy(), dims=("layer", "head", "example"), coords=coords),
+            "similarity": xr.DataArray(prompts.similarity[0, 0, prompts.there[0]].numpy(), dims="example"),
             "p_adjusted": array(torch.from_numpy(benjamini_hochberg(p.numpy())), "p-value, Benjamini-Hochberg"),
         },
     )  # fmt: skip
@@ -96,17 +99,24 @@ def attention_similarity(
 
 def _looking(
     model: nn.Module, batch: Batch, prompts: Prompts
-) -> tuple[list[int], Float[Tensor, "n layer head q k"]]:
-    """Queries' scores of examples, standardised over them."""
+) -> tuple[list[int], Float[Tensor, "n layer head q k"], Float[Tensor, "layer head example"]]:
+    """Queries' scores of examples, standardised over them, and the first query's pattern."""
     extra = {} if batch.mask is None else {"attention_mask": batch.mask}
-    _, cache = run_with_cache(model, batch.inputs, names=f"*.{_SCORES}", **extra)
-    layers = sorted(int(name.split(".")[1]) for name in cache.keys())  # noqa: SIM118
+    hooks = {kind: f"attn.hook_{kind}" for kind in ("attn_scores", "pattern")}
+    _, cache = run_with_cache(model, batch.inputs, names=[f"*.{hook}" for hook in hooks.values()], **extra)
+    layers = sorted(int(name.split(".")[1]) for name in cache.keys() if name.endswith("pattern"))  # noqa: SIM118
     q, k = prompts.at.shape[1], prompts.there.shape[1]
-    scores = torch.stack([cache[f"blocks.{layer}.{_SCORES}"][:, :, -q:, :k] for layer in layers], 1)
-    return layers, _standard(scores.double().cpu(), prompts.there[:, None, None])
+    found = {
+        kind: torch.stack([cache[f"blocks.{layer}.{hook}"][:, :, -q:, :k] for layer in layers], 1)
+        for kind, hook in hooks.items()
+    }
+    scores = _standard(found["attn_scores"].double().cpu(), prompts.there[:, None, None])
+    return layers, scores, found["pattern"].double().cpu()[0, :, :, 0][..., prompts.there[0]]
 
 
-def _standard(x: Float[Tensor, "n *some q k"], there: Bool[Tensor, "n *one k"]) -> Float[Tensor, "n *some q k"]:
+def _standard(
+    x: Float[Tensor, "n *some q k"], there: Bool[Tensor, "n *one k"]
+) -> Float[Tensor, "n *some q k"]:
     """Centred and of size 1 over the examples that are there, 0 elsewhere."""
     real = there.unsqueeze(-2)
     kept = torch.where(real, x, 0.0)

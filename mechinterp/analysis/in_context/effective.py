@@ -54,7 +54,11 @@ class EffectiveHead:
             "n_layers": 1, "attention": "linear", "attn_only": True, "normalization_type": None,
             "positional_embedding_type": "none", "use_biases": False, "d_vocab_out": 1,
         }  # fmt: skip
-        wrong = {name: getattr(cfg, name, None) for name, value in needed.items() if getattr(cfg, name, None) != value}
+        wrong = {
+            name: getattr(cfg, name, None)
+            for name, value in needed.items()
+            if getattr(cfg, name, None) != value
+        }
         if wrong or cfg.d_input is None:
             raise ValueError(
                 f"expected one layer of linear attention with {needed} and a d_input, got {wrong}; its step "
@@ -90,7 +94,7 @@ class EffectiveHead:
 
 def effective_step(
     model: nn.Module,
-    target: Float[Tensor, "d d"],
+    target: Float[Tensor, "_ _"],
     *,
     untrained: nn.Module | None = None,
     draws: int = 1000,

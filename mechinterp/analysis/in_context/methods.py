@@ -55,6 +55,7 @@ def method_agreement(
     methods: Mapping[str, Float[Tensor, "_ _"]],
     *,
     untrained: nn.Module | None = None,
+    name: str = "method_agreement",
     seed: int = 0,
     gate: Gate | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -64,6 +65,7 @@ def method_agreement(
     Args:
         methods: the w of each for each prompt, ``[n, d]``.
         untrained: the network before training.
+        name: of the result.
 
     Returns:
         Dims ``predictor``, ``measure``. With s the derivative of an answer by its query: ``preds diff`` is the
@@ -80,35 +82,35 @@ def method_agreement(
     """
     check_inputs(batch.inputs)
     d = _width(methods, len(batch))
-    weights = {name: w.double().cpu() for name, w in methods.items()}
+    weights = {each: w.double().cpu() for each, w in methods.items()}
     query = Prompts.of(batch, d).query
     answers, turned = sensitivities(model, batch, d)
     donors = derangement(len(batch), seed)
-    own = {name: _measured(answers, turned, w, query) for name, w in weights.items()}
-    swapped = {name: _measured(answers, turned, w[donors], query)[0] for name, w in weights.items()}
+    own = {each: _measured(answers, turned, w, query) for each, w in weights.items()}
+    swapped = {each: _measured(answers, turned, w[donors], query)[0] for each, w in weights.items()}
     names = list(methods)
 
     def table(rows: Mapping[str, Tensor]) -> xr.DataArray:
         return xr.DataArray(
-            torch.stack([rows[name] for name in names]).numpy(),
+            torch.stack([rows[each] for each in names]).numpy(),
             dims=("predictor", "measure"),
             coords={"predictor": names, "measure": list(MEASURES)},
             attrs={"units": "as the measure"},
         )
 
-    ends = {name: bootstrap_means(each, seed=seed) for name, (_, each) in own.items()}
+    ends = {each: bootstrap_means(by_prompt, seed=seed) for each, (_, by_prompt) in own.items()}
     coords = {"predictor": names, "measure": list(MEASURES[:3])}
     extra = {
-        end: xr.DataArray(torch.stack([ends[name][i] for name in names]).numpy(), dims=list(coords), coords=coords)
+        end: xr.DataArray(torch.stack([ends[each][i] for each in names]).numpy(), dims=list(coords), coords=coords)
         for i, end in enumerate(("low", "high"))
     }  # fmt: skip
     if untrained is not None:
         before = sensitivities(untrained, batch, d)
-        extra["untrained"] = table({name: _measured(*before, w, query)[0] for name, w in weights.items()})
+        extra["untrained"] = table({each: _measured(*before, w, query)[0] for each, w in weights.items()})
     first = ends[names[0]]
     return Result(
-        name="method_agreement",
-        values=table({name: mean for name, (mean, _) in own.items()}),
+        name=name,
+        values=table({each: mean for each, (mean, _) in own.items()}),
         trivial=0.0,
         control=table(swapped),
         control_kind="the method's w of another prompt",

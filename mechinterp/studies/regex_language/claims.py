@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mechinterp.analysis.statistics import seeds_interval
 from mechinterp.automata import is_aperiodic
-from mechinterp.result import Claim, Result, verdict
+from mechinterp.result import Claim, Result
+from mechinterp.studies.base import Measure, claim_over_seeds
 from mechinterp.studies.regex_language.anatomy import Anatomy
 
 PUBLISHED = "the published comparison of value matrices with a construction"
 LIU = "after Liu et al. (2023), Transformers Learn Shortcuts to Automata"
 NULL = "random automata of the same size"
-Measure = Callable[[Anatomy], dict[str, Any] | None]
-"""One network's ``value`` and whether the claim ``holds``, with ``trivial`` and ``control`` where there are
-such; ``None`` where it cannot be asked of this language."""
 
 
 def judge(found: Sequence[Anatomy]) -> list[Claim]:
@@ -45,38 +42,11 @@ def _claim(
     gated: bool = True,
     least: float = 0.0,
 ) -> Claim:
-    """A claim that holds if it does for every seed whose network learned.
-
-    Args:
-        gated: leave out networks that did not learn.
-        least: what the value cannot be below; it cannot be above 1.
-    """
-    those = [one for one in found if one.gate.learned or not gated]
-    numbers = [number for number in map(measure, those) if number is not None]
-
-    def middle(key: str) -> float | None:
-        known = [each[key] for each in numbers if each.get(key) is not None]
-        return float(np.mean(known)) if known else None
-
-    values = [float(each["value"]) for each in numbers]
-    if len(numbers) < len(found):
-        statement += f" ({len(numbers)} of {len(found)} networks could be asked)"
-    return Claim(
-        id=id,
-        statement=statement,
-        value=middle("value"),
-        trivial=middle("trivial"),
-        control=middle("control"),
-        control_kind=control_kind,
-        interval=_within(seeds_interval(values), least) if len(values) > 1 else None,
-        interval_over=f"the mean over {len(values)} of {len(found)} seeds",
-        verdict=verdict(all(each["holds"] for each in numbers), bool(numbers)),
-        source=source,
-    )
-
-
-def _within(interval: tuple[float, float], least: float) -> tuple[float, float]:
-    return max(least, interval[0]), min(1.0, interval[1])
+    """As ``claim_over_seeds``; ``gated`` leaves out networks that did not learn, and values are at most 1."""
+    return claim_over_seeds(
+        id, statement, found, measure, learned=lambda one: one.gate.learned or not gated,
+        within=(least, 1.0), control_kind=control_kind, source=source,
+    )  # fmt: skip
 
 
 def classifies(found: Sequence[Anatomy]) -> Claim:

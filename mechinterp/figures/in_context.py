@@ -51,7 +51,8 @@ def error_lines(result: Result) -> go.Figure:
         x=k, y=[result.trivial] * len(k), mode="lines", name="always answering 0",
         line={"color": GREY, "dash": "dot"},
     )  # fmt: skip
-    figure.update_xaxes(title="examples in the prompt", type="log", dtick="D2")
+    ticks = [2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200]
+    figure.update_xaxes(title="examples in the prompt", type="log", tickvals=ticks, ticktext=list(map(str, ticks)))
     figure.update_yaxes(title="mean squared error", type="log", exponentformat="power")
     return _roomy(styled(figure, "Error by number of examples", height=540), 540)
 
@@ -91,14 +92,14 @@ def agreement_bars(result: Result) -> go.Figure:
             y = array.sel(measure=measure).values
             figure.add_bar(
                 x=names, y=np.maximum(y, -1), name=label, marker={"color": colour}, showlegend=column == 1,
-                legendgroup=label, text=[f"{v:.3f}" if v >= -1 else "< −1" for v in y], textposition="outside",
-                textfont={"size": 10}, cliponaxis=False, row=1, col=column,
+                legendgroup=label, textposition="outside", textfont={"size": 11}, cliponaxis=False, row=1,
+                text=[f"{v:.3f}" for v in y] if label == "network" else None, col=column,
             )  # fmt: skip
         figure.update_yaxes(range=[-1.1, 1.15], title=shown[measure], row=1, col=column)
     figure.update_layout(barmode="group")
     figure.update_xaxes(title="method", row=1)
     named = result.provenance.get("network", "the network")
-    return _roomy(styled(figure, f"Which method answers like {named}", height=440), 440)
+    return _roomy(styled(figure, f"Which method answers as this network does: {named}", height=440), 440)
 
 
 def attention_rows(result: Result) -> go.Figure:
@@ -144,9 +145,9 @@ def smoother_bars(result: Result) -> go.Figure:
         )  # fmt: skip
     figure.update_layout(barmode="group")
     figure.update_xaxes(title="predictor, fitted on other prompts")
-    figure.update_yaxes(title="share of answers explained, held out", range=[-0.25, 1.12])
+    figure.update_yaxes(title="held-out share explained", range=[-0.25, 1.12])
     u, w = (float(result.extra["parameters"].sel(parameter=p)) for p in ("u", "w"))
-    title = f"Softmax attention as a kernel smoother: u {u:.2f}, w {w:.2f}, 1/w {1 / w:.2f}"
+    title = f"Softmax attention as a kernel smoother: u {u:.2f}, w {w:.2f}"
     return _roomy(styled(figure, title, height=420), 420)
 
 
@@ -172,14 +173,17 @@ def variant_lines(result: Result) -> go.Figure:
 def layer_bars(result: Result) -> go.Figure:
     """Rate and curvature of each layer, and how much of the layer they are."""
     layers = [f"layer {i + 1}" for i in result.values.layer.values]
-    figure = make_subplots(rows=1, cols=3, subplot_titles=list(map(str, result.values.measure.values)))
+    figure = make_subplots(rows=1, cols=3, horizontal_spacing=0.12,
+        subplot_titles=list(map(str, result.values.measure.values)),
+    )
     for column, measure in enumerate(result.values.measure.values, start=1):
         for array, colour, label in ((result.values, BLUE, "trained"), (result.control, GREY, result.control_kind)):
             if array is not None:
                 y = array.sel(measure=measure).values
                 figure.add_bar(
                     x=layers, y=y, marker={"color": colour}, name=label, legendgroup=label, showlegend=column == 1,
-                    text=[f"{v:.2f}" for v in y], textposition="outside", cliponaxis=False, row=1, col=column,
+                    text=[f"{v:.2f}" for v in y] if label == "trained" else None, textposition="outside",
+                    cliponaxis=False, row=1, col=column,
                 )  # fmt: skip
     figure.update_layout(barmode="group")
     figure.update_yaxes(title="rate of the step", row=1, col=1)
@@ -206,7 +210,7 @@ def comparison_table(result: Result) -> go.Figure:
         )
     )  # fmt: skip
     title = f"Networks side by side (d {result.provenance['d']}, {result.provenance['examples']} examples)"
-    return styled(figure, title, height=150 + 30 * len(result.values.network), legend=False)
+    return styled(figure, title, height=210 + 30 * len(result.values.network), legend=False)
 
 
 def shift_map(result: Result) -> go.Figure:

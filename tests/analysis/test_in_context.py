@@ -104,7 +104,7 @@ def test_random_layers_have_cosines_within_the_null():
     assert np.mean(inside) > 0.8
 
 
-@pytest.mark.parametrize(("u", "w"), [(1.5, 0.4), (-2.0, 1.5)])
+@pytest.mark.parametrize(("u", "w"), [(1.5, 0.4), (-2.0, 1.5), (-1.5, -0.5)])
 def test_a_planted_kernel_is_recovered(u, w):
     found = kernel_smoother(smoother(u, w), BATCH)
     parameters = found.extra["parameters"]

@@ -18,6 +18,7 @@ KINDS = {
     "causal": {},
     "bidirectional": {"attention_dir": "bidirectional"},
     "linear": {"attention": "linear"},
+    "linear_mean": {"attention": "linear", "average_keys": True},
     "linear_bidirectional": {"attention": "linear", "attention_dir": "bidirectional"},
     "unscaled": {"use_attn_scale": False},
     "sinusoidal": {"positional_embedding_type": "sinusoidal"},
@@ -44,6 +45,7 @@ KINDS = {
     "without_biases": {"use_biases": False},
     "classes": {"d_vocab_out": 3, "readout": "classes"},
     "vectors": {"d_input": 3, "d_vocab_out": 2, "readout": "values"},
+    "raw_tokens": {"d_input": 12, "d_vocab_out": 2, "readout": "values", "raw_tokens": True},
 }
 ROWS = 40
 LENGTH = 5

@@ -83,6 +83,66 @@ def test_splits_differ_and_seeds_are_kept():
     assert not fresh.variables
 
 
+def test_a_batch_mixes_all_numbers_of_examples():
+    task = LinearRegression(d=2, n_context=3, max_context=12)
+    k = task.sample(400, torch.Generator().manual_seed(0)).variables["k"]
+    counts = k.bincount()[3:]
+    assert len(counts) == 10
+    assert int(counts.min()) >= 30
+
+
+def test_queries_share_examples_and_are_answered_each():
+    task = LinearRegression(d=3, n_context=7, n_queries=4, n_test=30)
+    batch = task.dataset("test")
+    assert batch.read == (-4, -3, -2, -1)
+    query = batch.inputs[:, -4:, :3]
+    torch.testing.assert_close((query @ batch.variables["w"][..., None])[..., 0], batch.targets)
+    torch.testing.assert_close((query @ batch.variables["w_gd"][..., None])[..., 0], batch.variables["gd"])
+    torch.testing.assert_close(batch.variables["ols"], batch.targets, rtol=1e-3, atol=1e-3)
+
+
+def test_tokens_may_be_wider_than_x():
+    batch = LinearRegression(d=2, n_context=4, width=5, n_test=10).dataset("test")
+    assert batch.inputs.shape[-1] == 6
+    assert not batch.inputs[..., 2:5].any()
+    assert batch.inputs[:, :-1, -1].any()
+
+
+def test_the_query_may_be_a_key():
+    assert LinearRegression(query_is_key=True, n_test=4).dataset("test").mask.all()
+
+
+def test_no_examples_leave_the_bare_query():
+    task = LinearRegression(d=2, n_context=3)
+    batch = task.prompts(torch.zeros(5, dtype=torch.long), torch.Generator().manual_seed(0))
+    assert batch.inputs.shape == (5, 1, 3)
+    assert not any(batch.variables[name].any() for name in ("gd", "ols", "ridge"))
+
+
+def test_a_curriculum_ends_with_the_whole_task():
+    task = LinearRegression(n_context=5, max_context=50)
+    stages = task.stages(4)
+    assert [stage.longest for stage in stages] == [15, 27, 38, 50]
+    assert stages[-1] == task
+    with pytest.raises(ValueError, match="1 to 46 stages"):
+        task.stages(47)
+
+
+def test_the_best_matrix_beats_the_best_rate_where_x_is_shaped():
+    shaped = LinearRegression(d=3, n_context=8, covariance=SHAPE)
+    plain = LinearRegression(d=3, n_context=8)
+    assert shaped.one_layer_loss < 0.99 * shaped.one_step_loss
+    assert plain.one_layer_loss == pytest.approx(plain.one_step_loss)
+    torch.testing.assert_close(plain.preconditioner, plain.best_rate * torch.eye(3).double())
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    task = LinearRegression(d=2, n_context=3)
+    x, y = torch.zeros(4, 3, 2), torch.full((4, 3), torch.nan)
+    with pytest.raises(ValueError, match="finite examples"):
+        task.batch(x, y, torch.zeros(4, 1, 2), torch.zeros(4, 2))
+
+
 def test_scores():
     task = LinearRegression(n_test=500)
     batch = task.dataset("test")
@@ -96,6 +156,9 @@ def test_scores():
     [
         ({"d": 0}, "d >= 1"),
         ({"n_context": 0}, "n_context >= 1"),
+        ({"n_queries": 0}, "n_queries >= 1"),
+        ({"n_queries": 2, "query_is_key": True}, "one query where it is a key"),
+        ({"d": 4, "width": 3}, "width >= d"),
         ({"n_context": 9, "max_context": 4}, "max_context >= n_context"),
         ({"noise": -0.1}, "noise >= 0"),
         ({"noise": float("nan")}, "noise >= 0"),

@@ -46,7 +46,7 @@ def attention_similarity(
         Dims ``layer``, ``head``: mean correlations, in [-1, 1]; negative where a head's values are turned
         too. Trivial is 0. The control is the untrained network's, or without one the null's mean. ``extra``:
         ``low`` and ``high`` (95 %, bootstrap over prompts), ``null_low`` and ``null_high``, ``p_adjusted``
-        (two-sided, Benjamini & Hochberg over heads), and of the first prompt's first query ``pattern`` (layer,
+        (two-sided, Benjamini & Hochberg over heads), and of one query of the longest prompt ``pattern`` (layer,
         head, example) and ``similarity`` (example). The interval is that of the largest in size.
 
     Raises:
@@ -91,7 +91,7 @@ def attention_similarity(
         extra={
             "low": array(low), "high": array(high), "null_low": array(ends[0]), "null_high": array(ends[1]),
             "pattern": xr.DataArray(patterns.numpy(), dims=("layer", "head", "example"), coords=coords),
-            "similarity": xr.DataArray(prompts.similarity[0, 0, prompts.there[0]].numpy(), dims="example"),
+            "similarity": xr.DataArray(_of_longest(prompts.similarity[:, 0], prompts).numpy(), dims="example"),
             "p_adjusted": array(torch.from_numpy(benjamini_hochberg(p.numpy())), "p-value, Benjamini-Hochberg"),
         },
     )  # fmt: skip
@@ -100,7 +100,7 @@ def attention_similarity(
 def _looking(
     model: nn.Module, batch: Batch, prompts: Prompts
 ) -> tuple[list[int], Float[Tensor, "n layer head q k"], Float[Tensor, "layer head example"]]:
-    """Queries' scores of examples, standardised over them, and the first query's pattern."""
+    """Queries' scores of examples, standardised over them, and the pattern of one query."""
     extra = {} if batch.mask is None else {"attention_mask": batch.mask}
     hooks = {kind: f"attn.hook_{kind}" for kind in ("attn_scores", "pattern")}
     _, cache = run_with_cache(model, batch.inputs, names=[f"*.{hook}" for hook in hooks.values()], **extra)
@@ -111,7 +111,13 @@ def _looking(
         for kind, hook in hooks.items()
     }
     scores = _standard(found["attn_scores"].double().cpu(), prompts.there[:, None, None])
-    return layers, scores, found["pattern"].double().cpu()[0, :, :, 0][..., prompts.there[0]]
+    return layers, scores, _of_longest(found["pattern"].double().cpu()[:, :, :, 0], prompts)
+
+
+def _of_longest(x: Float[Tensor, "n *some k"], prompts: Prompts) -> Float[Tensor, "*some example"]:
+    """Of the prompt with the most examples, at those."""
+    at = int(prompts.there.sum(1).argmax())
+    return x[at][..., prompts.there[at]]
 
 
 def _standard(

@@ -20,8 +20,8 @@ from mechinterp.analysis.statistics import bootstrap_weights
 from mechinterp.result import Result
 from mechinterp.tasks.base import Batch
 
-NARROWEST, WIDEST = 1e-3, 30.0
-"""Range of the kernel's w."""
+WIDEST, NARROWEST = 1e-3, 30.0
+"""Range of the size of the kernel's w."""
 
 
 @torch.no_grad()
@@ -36,9 +36,11 @@ def kernel_smoother(
 ) -> Result:
     """The smoother ``u sum_j exp(w x_j . x) y_j / sum_j exp(w x_j . x)`` nearest to a network's answers.
 
-    It is what Nadaraya (1964) and Watson (1964) estimate with, times u: with an exponential kernel of
-    normal x a weighted mean of y falls short by about the factor w, so u of about 1/w is best. u and w are
-    fitted on half of the prompts, and what they explain is measured on the other half.
+    It is what Nadaraya (1964) and Watson (1964) estimate with, times u. With an exponential kernel and
+    many normal x a weighted mean of y comes to w times the truth, so that u of 1/w mends it. Of a linear
+    function an example says as much as its mirror image ``(-x_j, -y_j)``: a smoother of those has w and u both
+    negative, and networks find either. u and w are fitted on half of the prompts, and what they explain is
+    measured on the other half.
 
     Args:
         batch: prompts of joint tokens; half of them to fit.
@@ -108,14 +110,15 @@ def _fit(y: Float[Tensor, "n k"], prompts: Prompts, answers: Float[Tensor, "n q"
         weights = (w * near[rows]).masked_fill(absent[rows], float("-inf")).softmax(-1).nan_to_num(0.0)
         return (weights @ y[rows, :, None])[..., 0]
 
-    def missed(log_w: float) -> float:
-        guess = smooth(np.exp(log_w), slice(0, half))
+    def missed(log_w: float, sign: int) -> float:
+        guess = smooth(sign * np.exp(log_w), slice(0, half))
         return (answers[:half] - _scale(guess, answers[:half]) * guess).square().sum().item()
 
-    grid = np.linspace(np.log(NARROWEST), np.log(WIDEST), 25)
-    best = int(np.argmin([missed(at) for at in grid]))
+    grid = np.linspace(np.log(WIDEST), np.log(NARROWEST), 25)
+    coarse = {(sign, i): missed(at, sign) for sign in (1, -1) for i, at in enumerate(grid)}
+    sign, best = min(coarse, key=lambda at: coarse[at])
     ends = grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]
-    w = float(np.exp(minimize_scalar(missed, bounds=ends, method="bounded").x))
+    w = sign * float(np.exp(minimize_scalar(missed, bounds=ends, args=(sign,), method="bounded").x))
     count = prompts.there.sum(1, keepdim=True).clamp_min(1)
     step = (near * prompts.there[:, None] @ y[..., None])[..., 0] / count
     return _Fitted(answers, smooth(w, slice(None)), step, w)

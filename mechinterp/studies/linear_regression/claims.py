@@ -195,7 +195,7 @@ def softmax_is_kernel_smoother(found: Sequence[Anatomy]) -> Claim:
         return {"value": value, "theory": 1.0, "holds": value >= 0.95 and value > step, "trivial": 0.0, "control": control}  # fmt: skip
 
     u, w = (
-        _middle(found, lambda one, p=p: float(one.results["kernel_smoother"].extra["parameters"].sel(parameter=p)))
+        _middle(found, lambda one, p=p: abs(float(one.results["kernel_smoother"].extra["parameters"].sel(parameter=p))))
         for p in ("u", "w")
     )  # fmt: skip
     step = _middle(found, lambda one: float(one.results["kernel_smoother"].values.sel(predictor="gradient step")))
@@ -203,7 +203,7 @@ def softmax_is_kernel_smoother(found: Sequence[Anatomy]) -> Claim:
         "softmax_is_kernel_smoother",
         "One layer of softmax attention is a kernel smoother: u times the mean of y under exp(w x_j . x), "
         f"fitted on other prompts, explains at least 95 % of its answers, and more than a gradient step does "
-        f"({step:.1%}); u {u:.2f}, w {w:.2f}, 1/w {1 / w:.2f}",
+        f"({step:.1%}); sizes of u {u:.2f} and w {w:.2f}, 1/w {1 / w:.2f}",
         found, measure, of=SOFTMAX, within=(-1.0, 1.0),
         control_kind="y dealt out anew among the examples", source=SMOOTHER,
     )  # fmt: skip

@@ -12,5 +12,6 @@ for name in (
     "cache_memory",
     "automata",
     "regex_language",
+    "linear_regression",
 ):
     importlib.import_module(f"benchmarks.{name}").main()

@@ -12,20 +12,12 @@ from benchmarks.measure import alternate, show
 from mechinterp import models
 from mechinterp.analysis.in_context import method_agreement
 from mechinterp.studies.linear_regression.losses import over_optimum
+from mechinterp.studies.linear_regression.theory import SETTINGS
 from mechinterp.tasks import LinearRegression
 from mechinterp.training import fit
 from mechinterp.training.recipes import DEEP_REGRESSION, ONE_LAYER
 from mechinterp.training.step import Stepper
 
-SETTINGS = {
-    "d=5, k=10": {"d": 5, "n_context": 10},
-    "d=5, k=50": {"d": 5, "n_context": 50},
-    "d=10, k=10": {"d": 10, "n_context": 10},
-    "d=20, k=40": {"d": 20, "n_context": 40},
-    "d=5, k in 5..50": {"d": 5, "n_context": 5, "max_context": 50},
-    "d=10, k in 5..50": {"d": 10, "n_context": 5, "max_context": 50},
-    "d=20, k in 5..50": {"d": 20, "n_context": 5, "max_context": 50},
-}
 QUERIES = 8
 
 

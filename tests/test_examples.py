@@ -15,6 +15,7 @@ TINY = {
     "erasure": {"p": 13, "draws": 3},
     "geometry": {"p": 13, "draws": 5},
     "lens": {"p": 13, "hand_built": True},
+    "linear_regression": {"d": 2, "n_context": 4, "recipe": Recipe(steps=5, batch_size=8, eval_every=5)},
     "modular_addition": {"p": 13, "recipe": Recipe(steps=5, eval_every=5)},
     "patching": {"p": 13},
     "path_patching": {"p": 13, "n": 40},

@@ -22,10 +22,16 @@ def training_losses(result: Result) -> go.Figure:
             mode="lines+markers", marker={"size": 4}, line={"color": _COLOURS[number % len(_COLOURS)]},
         )  # fmt: skip
     most = float(np.nanmax(steps))
-    levels = {str(line): float(result.extra["theory"].sel(line=line)) for line in result.extra["theory"].line.values}
+    levels = {
+        str(line): float(result.extra["theory"].sel(line=line)) for line in result.extra["theory"].line.values
+    }
     for dash, (name, level) in zip(_DASHES, {**levels, "always answering 0": result.trivial}.items()):
         figure.add_scatter(
-            x=[0, most], y=[level] * 2, mode="lines", name=name, line={"color": "#555", "dash": dash, "width": 1.4}
+            x=[0, most],
+            y=[level] * 2,
+            mode="lines",
+            name=name,
+            line={"color": "#555", "dash": dash, "width": 1.4},
         )
     figure.update_xaxes(title="step")
     figure.update_yaxes(title="test loss (squared error)", type="log", exponentformat="power")
@@ -52,7 +58,9 @@ def error_lines(result: Result) -> go.Figure:
         line={"color": GREY, "dash": "dot"},
     )  # fmt: skip
     ticks = [2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200]
-    figure.update_xaxes(title="examples in the prompt", type="log", tickvals=ticks, ticktext=list(map(str, ticks)))
+    figure.update_xaxes(
+        title="examples in the prompt", type="log", tickvals=ticks, ticktext=list(map(str, ticks))
+    )
     figure.update_yaxes(title="mean squared error", type="log", exponentformat="power")
     return _roomy(styled(figure, "Error by number of examples", height=540), 540)
 
@@ -122,7 +130,9 @@ def attention_rows(result: Result) -> go.Figure:
             zmin=-1, zmax=1, zmid=0, colorbar={"title": {"text": "over its<br>largest"}, "thickness": 14},
         )
     )  # fmt: skip
-    figure.update_xaxes(title="examples of one prompt, in order of their product with the query", type="category")
+    figure.update_xaxes(
+        title="examples of one prompt, in order of their product with the query", type="category"
+    )
     figure.update_yaxes(autorange="reversed")
     more = "" if len(chosen) == len(heads) else f" ({len(chosen)} of {len(heads)} heads)"
     title = f"Where the query of {result.provenance.get('network', 'the network')} looks{more}"
@@ -173,11 +183,17 @@ def variant_lines(result: Result) -> go.Figure:
 def layer_bars(result: Result) -> go.Figure:
     """Rate and curvature of each layer, and how much of the layer they are."""
     layers = [f"layer {i + 1}" for i in result.values.layer.values]
-    figure = make_subplots(rows=1, cols=3, horizontal_spacing=0.12,
+    figure = make_subplots(
+        rows=1,
+        cols=3,
+        horizontal_spacing=0.12,
         subplot_titles=list(map(str, result.values.measure.values)),
     )
     for column, measure in enumerate(result.values.measure.values, start=1):
-        for array, colour, label in ((result.values, BLUE, "trained"), (result.control, GREY, result.control_kind)):
+        for array, colour, label in (
+            (result.values, BLUE, "trained"),
+            (result.control, GREY, result.control_kind),
+        ):
             if array is not None:
                 y = array.sel(measure=measure).values
                 figure.add_bar(
@@ -229,7 +245,12 @@ def shift_map(result: Result) -> go.Figure:
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title="prompts", tickangle=-30)
     height = 260 + 32 * len(values)
-    styled(figure, "Error over variance under shifts; above 1 is worse than answering 0", height=height, legend=False)
+    styled(
+        figure,
+        "Error over variance under shifts; above 1 is worse than answering 0",
+        height=height,
+        legend=False,
+    )
     return figure.update_layout(margin={"l": 190, "b": 110})
 
 
@@ -240,7 +261,11 @@ def ratio_dots(result: Result) -> go.Figure:
     figure = go.Figure()
     for seed in result.values.seed.values:
         figure.add_scatter(
-            x=result.values.sel(seed=seed).values, y=names, mode="markers", name=f"seed {seed}", marker={"size": 9}
+            x=result.values.sel(seed=seed).values,
+            y=names,
+            mode="markers",
+            name=f"seed {seed}",
+            marker={"size": 9},
         )
     figure.add_vline(x=1, line={"color": "#555", "dash": "dot"})
     figure.update_xaxes(title=result.values.attrs.get("units", "ratio"))

@@ -173,7 +173,9 @@ def test_every_result_is_drawn_and_gated():
         kernel_smoother(model, BATCH, untrained=before, gate=gate),
         attention_similarity(model, BATCH, untrained=before, draws=5, gate=gate),
         layer_steps(model, TASK.d, untrained=before, gate=gate),
-        error_by_context({"gd": BATCH.variables["gd"]}, BATCH.targets, BATCH.variables["k"], trivial=4.0, gate=gate),
+        error_by_context(
+            {"gd": BATCH.variables["gd"]}, BATCH.targets, BATCH.variables["k"], trivial=4.0, gate=gate
+        ),
     ]
     for result in found:
         assert result.learned
@@ -199,7 +201,10 @@ def nan_batch():
         (lambda: method_agreement(step(), BATCH, {}), "for each method"),
         (lambda: method_agreement(step(), BATCH, {"gd": BATCH.variables["w_gd"][:5]}), "for each method"),
         (lambda: method_agreement(step(), BATCH, {"gd": BATCH.variables["w_gd"] / 0}), "finite weights"),
-        (lambda: effective_step(models.linear_regression(TASK, n_layers=2), torch.eye(4)), "one layer of linear"),
+        (
+            lambda: effective_step(models.linear_regression(TASK, n_layers=2), torch.eye(4)),
+            "one layer of linear",
+        ),
         (lambda: effective_step(step(), torch.eye(9)), "at most 4 rows"),
         (lambda: effective_step(step(), torch.ones(2, 3)), "square target"),
         (lambda: layer_steps(models.deep_linear_regression(TASK), 4), "expected layers with"),

@@ -35,7 +35,9 @@ def by_hand(model, skips, mlps):
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_edits_leave_out_what_they_say(kind):
     model, parts = network(), {"skips": False, "mlps": False} | VARIANTS[kind]
-    _, cache = run_with_cache(model, INPUTS, edits=without(model, **VARIANTS[kind]), names="*.hook_resid_post")
+    _, cache = run_with_cache(
+        model, INPUTS, edits=without(model, **VARIANTS[kind]), names="*.hook_resid_post"
+    )
     for layer, stream in enumerate(by_hand(model, **parts)):
         torch.testing.assert_close(cache[f"blocks.{layer}.hook_resid_post"], stream, rtol=1e-4, atol=1e-5)
 
@@ -43,7 +45,9 @@ def test_edits_leave_out_what_they_say(kind):
 @pytest.mark.parametrize("kind", ["no skips", "neither"])
 def test_attention_alone_has_no_mlp_to_leave_out(kind):
     model = network(attn_only=True)
-    _, cache = run_with_cache(model, INPUTS, edits=without(model, **VARIANTS[kind]), names="*.hook_resid_post")
+    _, cache = run_with_cache(
+        model, INPUTS, edits=without(model, **VARIANTS[kind]), names="*.hook_resid_post"
+    )
     expected = by_hand(model, skips=True, mlps=True)[-1]
     torch.testing.assert_close(cache["blocks.2.hook_resid_post"], expected, rtol=1e-4, atol=1e-5)
 

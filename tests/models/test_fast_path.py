@@ -70,9 +70,9 @@ def test_outputs_and_gradients_are_those_of_the_plain_computation(kind, n_layers
     model = network(kind, n_layers=n_layers)
     x, mask = inputs(model), padding(side)
     fast = model(x, read=read, attention_mask=mask)
-    assert len(reuses) == (kind != "vectors")
+    assert len(reuses) == (kind not in ("vectors", "raw_tokens"))
     slow = slowly(model, x, read=read, attention_mask=mask)
-    assert len(reuses) == (kind != "vectors")
+    assert len(reuses) == (kind not in ("vectors", "raw_tokens"))
     torch.testing.assert_close(fast, slow, **CLOSE)
     torch.testing.assert_close(gradients(model, weighed(fast)), gradients(model, weighed(slow)), **CLOSE)
 

@@ -48,7 +48,9 @@ def test_the_deep_factory_takes_both_kinds_of_tokens(tokens):
     assert task.outputs(model, task.dataset("test")).shape == (6, 1, 1)
 
 
-@pytest.mark.parametrize("changes", [{}, {"attention": "softmax", "n_heads": 2}, {"d_model": 16, "n_layers": 3}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"attention": "softmax", "n_heads": 2}, {"d_model": 16, "n_layers": 3}]
+)
 def test_the_factory_takes_other_layers(changes):
     task = LinearRegression(d=3, n_context=4, n_test=6)
     model = models.linear_regression(task, **changes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -102,7 +102,7 @@ def training_losses(networks: Mapping[str, Trained], task: LinearRegression) -> 
     histories = [one.job.history for one in networks.values()]
     points = max(len(history.steps) for history in histories)
 
-    def padded(values: list[float]) -> np.ndarray:
+    def padded(values: Sequence[float | int]) -> np.ndarray:
         return np.pad(np.asarray(values, dtype=float), (0, points - len(values)), constant_values=np.nan)
 
     names = {"network": list(networks), "point": list(range(points))}

@@ -61,7 +61,14 @@ def _claim(
         return of in one.networks and (one.networks[of].gate.learned or not gated)
 
     return claim_over_seeds(
-        id, statement, found, measure, learned=learned, within=within, control_kind=control_kind, source=source
+        id,
+        statement,
+        found,
+        measure,
+        learned=learned,
+        within=within,
+        control_kind=control_kind,
+        source=source,
     )
 
 
@@ -154,7 +161,11 @@ def attention_is_similarity(found: Sequence[Anatomy]) -> Claim:
         }  # fmt: skip
 
     there = [one for one in found if "deep_similarity" in one.results]
-    deep = f"; the deep network's most similar head has {_middle(there, lambda one: strongest(one, 'deep_similarity')):.2f}" if there else ""
+    deep = (
+        f"; the deep network's most similar head has {_middle(there, lambda one: strongest(one, 'deep_similarity')):.2f}"
+        if there
+        else ""
+    )
     return _claim(
         "attention_is_similarity",
         "In one layer, linear or softmax, a query's attention scores are the products of its x with the "
@@ -198,7 +209,9 @@ def softmax_is_kernel_smoother(found: Sequence[Anatomy]) -> Claim:
         _middle(found, lambda one, p=p: abs(float(one.results["kernel_smoother"].extra["parameters"].sel(parameter=p))))
         for p in ("u", "w")
     )  # fmt: skip
-    step = _middle(found, lambda one: float(one.results["kernel_smoother"].values.sel(predictor="gradient step")))
+    step = _middle(
+        found, lambda one: float(one.results["kernel_smoother"].values.sel(predictor="gradient step"))
+    )
     return _claim(
         "softmax_is_kernel_smoother",
         "One layer of softmax attention is a kernel smoother: u times the mean of y under exp(w x_j . x), "
@@ -242,7 +255,11 @@ def approaches_ols_with_depth(found: Sequence[Anatomy]) -> Claim:
         }  # fmt: skip
 
     there = [one for one in found if DEEP in one.networks]
-    over_ols = f"{_middle(there, lambda one: one.error(DEEP, least) / one.error('ols', least)):.3f}" if there else "–"
+    over_ols = (
+        f"{_middle(there, lambda one: one.error(DEEP, least) / one.error('ols', least)):.3f}"
+        if there
+        else "–"
+    )
     chain = ", ".join(
         f"{name} {_middle(there, lambda one, name=name: one.error(name) / one.error('ridge')):.2f}"
         for name in (there[0].networks if there else ())
@@ -273,7 +290,10 @@ def extrapolates_in_context_length(found: Sequence[Anatomy]) -> Claim:
         return _shift(one, name, longer) * task.variance / longest(one, name)
 
     def measure(one: Anatomy) -> dict[str, Any]:
-        value, same = ratio(one, LINEAR), _shift(one, LINEAR, longer) / _shift(one, "the trained step", longer)
+        value, same = (
+            ratio(one, LINEAR),
+            _shift(one, LINEAR, longer) / _shift(one, "the trained step", longer),
+        )
         return {
             "value": value, "holds": value <= 1 and abs(same - 1) <= 0.05, "trivial": 1.0,
             "theory": _shift(one, "the trained step", longer) * task.variance / longest(one, "gd"),
@@ -302,7 +322,9 @@ def breaks_under_covariate_shift(found: Sequence[Anatomy]) -> Claim:
         }  # fmt: skip
 
     there = [one for one in found if DEEP in one.networks]
-    deep = f" (the deep network has {_middle(there, lambda one: _shift(one, DEEP, shift)):.3f})" if there else ""
+    deep = (
+        f" (the deep network has {_middle(there, lambda one: _shift(one, DEEP, shift)):.3f})" if there else ""
+    )
     best = _middle(found, lambda one: _shift(one, BEST_STEP, shift))
     return _claim(
         "breaks_under_covariate_shift",

@@ -67,7 +67,9 @@ def deep_by_dimension(task: LinearRegression, found: Sequence[Anatomy], folder: 
         before.append(_over_bayes(one, trained_too=False))
     return Result(
         name="deep_by_dimension",
-        values=xr.DataArray(values, dims=list(names), coords=names, attrs={"units": "error over Bayes' optimum"}),
+        values=xr.DataArray(
+            values, dims=list(names), coords=names, attrs={"units": "error over Bayes' optimum"}
+        ),
         trivial=None,
         control=xr.DataArray(before, dims="dimension", coords={"dimension": names["dimension"]}),
         control_kind="untrained network, first seed",
@@ -79,7 +81,9 @@ def _over_bayes(one: Trained, trained_too: bool = True) -> float:
     task = replace(one.task, n_test=8192)
     batch = task.dataset("test")
     given = answers(one.model if trained_too else one.untrained, task, batch)
-    error, least = ((x.double() - batch.targets.double()).square().mean() for x in (given, batch.variables["ridge"]))
+    error, least = (
+        (x.double() - batch.targets.double()).square().mean() for x in (given, batch.variables["ridge"])
+    )
     return float(error / least)
 
 

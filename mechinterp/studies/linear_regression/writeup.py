@@ -70,7 +70,9 @@ def writeup(found: Sequence[Anatomy], results: Mapping[str, Result], steps: Sequ
         return mean(lambda one: float(one.results["kernel_smoother"].values.sel(predictor=predictor)))
 
     def number(name: str) -> float:
-        return mean(lambda one: abs(float(one.results["kernel_smoother"].extra["parameters"].sel(parameter=name))))
+        return mean(
+            lambda one: abs(float(one.results["kernel_smoother"].extra["parameters"].sel(parameter=name)))
+        )
 
     def collapse(network: str, at: int = -1) -> float:
         return mean(lambda one: float(one.results["collapse_without_parts"].values.sel(network=network)[at]))

@@ -143,9 +143,9 @@ def collapse_without_parts(
         inputs, mask, untrained: as ``rank_collapse``.
 
     Returns:
-        Dims ``network`` (``parts.VARIANTS``), ``layer``. Trivial is 0, all positions alike. The control is the
-        untrained network's. ``extra``: ``low`` and ``high``, 95 % by bootstrap over examples. The interval is
-        that of the last layer without both.
+        Dims ``network`` (``parts.VARIANTS``), ``layer``. Trivial is 0, all positions alike. The control is
+        the untrained network's. ``extra``: ``low`` and ``high``, 95 % by bootstrap over examples. The
+        interval is that of the last layer without both.
 
     Raises:
         ValueError: as ``rank_collapse``.

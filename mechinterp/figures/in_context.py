@@ -111,7 +111,8 @@ def agreement_bars(result: Result) -> go.Figure:
 
 
 def attention_rows(result: Result) -> go.Figure:
-    """One prompt's examples in order of their similarity to the query, and how much each head looks at them."""
+    """One prompt's examples in order of their similarity to the query, and how much each head looks at "
+    "them."""
     near, pattern = result.extra["similarity"].values, result.extra["pattern"]
     order = np.argsort(near)
     heads = [(layer, head) for layer in pattern.layer.values for head in pattern["head"].values]
@@ -150,9 +151,14 @@ def smoother_bars(result: Result) -> go.Figure:
     for label, (array, colour) in rows.items():
         y = array.values
         figure.add_bar(
-            x=names, y=np.maximum(y, -0.2), name=label, marker={"color": colour}, text=[f"{v:.3f}" for v in y],
-            textposition="outside", cliponaxis=False,
-        )  # fmt: skip
+            x=names,
+            y=np.maximum(y, -0.2),
+            name=label,
+            marker={"color": colour},
+            text=[f"{v:.3f}" for v in y],
+            textposition="outside",
+            cliponaxis=False,
+        )
     figure.update_layout(barmode="group")
     figure.update_xaxes(title="predictor, fitted on other prompts")
     figure.update_yaxes(title="held-out share explained", range=[-0.25, 1.12])
@@ -172,9 +178,13 @@ def variant_lines(result: Result) -> go.Figure:
             kinds.append((result.control, "dot", f"{name}, {result.control_kind}"))
         for array, dash, label in kinds:
             figure.add_scatter(
-                x=layers, y=np.maximum(array.sel(network=name).values, 1e-8), name=label, mode="lines+markers",
-                line={"color": colour, "dash": dash}, marker={"size": 5},
-            )  # fmt: skip
+                x=layers,
+                y=np.maximum(array.sel(network=name).values, 1e-8),
+                name=label,
+                mode="lines+markers",
+                line={"color": colour, "dash": dash},
+                marker={"size": 5},
+            )
     figure.update_xaxes(title="blocks passed", type="category")
     figure.update_yaxes(title="|X − 1x'| / |X|", type="log", exponentformat="power")
     return _roomy(styled(figure, "How much positions differ, with parts left out", height=520), 520)
@@ -197,10 +207,18 @@ def layer_bars(result: Result) -> go.Figure:
             if array is not None:
                 y = array.sel(measure=measure).values
                 figure.add_bar(
-                    x=layers, y=y, marker={"color": colour}, name=label, legendgroup=label, showlegend=column == 1,
-                    text=[f"{v:.2f}" for v in y] if label == "trained" else None, textposition="outside",
-                    cliponaxis=False, row=1, col=column,
-                )  # fmt: skip
+                    x=layers,
+                    y=y,
+                    marker={"color": colour},
+                    name=label,
+                    legendgroup=label,
+                    showlegend=column == 1,
+                    text=[f"{v:.2f}" for v in y] if label == "trained" else None,
+                    textposition="outside",
+                    cliponaxis=False,
+                    row=1,
+                    col=column,
+                )
     figure.update_layout(barmode="group")
     figure.update_yaxes(title="rate of the step", row=1, col=1)
     figure.update_yaxes(title="curvature", row=1, col=2)
@@ -235,13 +253,24 @@ def shift_map(result: Result) -> go.Figure:
     limit = 2.0
     figure = go.Figure(
         go.Heatmap(
-            z=np.clip(np.log10(values), -limit, limit), x=list(map(str, result.values["shift"].values)),
-            y=list(map(str, result.values.predictor.values)), colorscale=DIVERGING, zmid=0, zmin=-limit, zmax=limit,
-            text=[[_short(v) for v in row] for row in values], texttemplate="%{text}", textfont={"size": 11},
-            colorbar={"title": {"text": "error over<br>variance"}, "thickness": 14, "tickvals": [-2, -1, 0, 1, 2],
-                      "ticktext": ["≤ .01", ".1", "1: answers 0", "10", "≥ 100"]},
+            z=np.clip(np.log10(values), -limit, limit),
+            x=list(map(str, result.values["shift"].values)),
+            y=list(map(str, result.values.predictor.values)),
+            colorscale=DIVERGING,
+            zmid=0,
+            zmin=-limit,
+            zmax=limit,
+            text=[[_short(v) for v in row] for row in values],
+            texttemplate="%{text}",
+            textfont={"size": 11},
+            colorbar={
+                "title": {"text": "error over<br>variance"},
+                "thickness": 14,
+                "tickvals": [-2, -1, 0, 1, 2],
+                "ticktext": ["≤ .01", ".1", "1: answers 0", "10", "≥ 100"],
+            },
         )
-    )  # fmt: skip
+    )
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title="prompts", tickangle=-30)
     height = 260 + 32 * len(values)

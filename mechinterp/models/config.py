@@ -90,8 +90,8 @@ class TransformerConfig(TransformerLensConfig):
     init_mode: Literal["fan_in", "nanda", "gpt2", "identity"] = "fan_in"
     """Weights are normal with standard deviation 1/sqrt(fan in); ``"nanda"``: 1/sqrt(d_model)
     throughout and 1/sqrt(d_vocab_out) for the readout, as in the code of Nanda et al. (2023);
-    ``"gpt2"``: 0.02; ``"identity"``: heads begin by comparing tokens as they are, ``W_Q`` and ``W_K`` being half
-    the identity and ``W_V`` the identity, plus 0.02, and write nothing yet, ``W_O`` being 0."""
+    ``"gpt2"``: 0.02; ``"identity"``: heads begin by comparing tokens as they are, ``W_Q`` and ``W_K`` being
+    half the identity and ``W_V`` the identity, plus 0.02, and write nothing yet, ``W_O`` being 0."""
 
     seed: int = 0
     """Seed of the initial weights."""

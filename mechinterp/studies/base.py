@@ -93,8 +93,8 @@ def sections_of(plan: Plan, results: Mapping[str, Result]) -> list[Section]:
 
 
 Measure = Callable[[Any], Mapping[str, Any] | None]
-"""One seed's ``value`` and whether the claim ``holds``, with ``trivial``, ``control`` and ``theory`` where there
-are such; ``None`` where it cannot be asked."""
+"""One seed's ``value`` and whether the claim ``holds``, with ``trivial``, ``control`` and ``theory`` where
+there are such; ``None`` where it cannot be asked."""
 
 
 def claim_over_seeds(

@@ -166,9 +166,9 @@ class LinearRegression(Task):
     def preconditioner(self) -> Float[Tensor, "d d"]:
         """What multiplies the gradient in the best single step, ``Gamma^-1``.
 
-        With Lambda the covariance of x, ``Gamma = (1 + 1/k) Lambda + (tr Lambda + noise^2 / w_scale^2) I / k``;
-        of several k, 1/k is their mean. ``best_rate`` times the identity where x has unit variances (Zhang,
-        Frei & Bartlett 2024, theorem 4.1).
+        With Lambda the covariance of x, ``Gamma = (1 + 1/k) Lambda + (tr Lambda + noise^2 / w_scale^2) I /
+        k``; of several k, 1/k is their mean. ``best_rate`` times the identity where x has unit variances
+        (Zhang, Frei & Bartlett 2024, theorem 4.1).
         """
         return torch.linalg.inv(self._gamma)
 
@@ -197,8 +197,8 @@ class LinearRegression(Task):
 
     @property
     def learned_at(self) -> float:  # type: ignore[override]
-        """Three quarters of what one layer of linear attention can explain: a layer of softmax attention, which
-        has another optimum, explains some four fifths of it."""
+        """Three quarters of what one layer of linear attention can explain: a layer of softmax attention,
+        which has another optimum, explains some four fifths of it."""
         return 0.75 * self.ceiling
 
     @property
@@ -230,7 +230,8 @@ class LinearRegression(Task):
         return [replace(self, max_context=each) for each in most]
 
     def sample(self, n: int, generator: torch.Generator, variables: bool = True) -> Batch:
-        """n prompts whose numbers of examples are spread evenly; without variables, nothing is beside them."""
+        """n prompts whose numbers of examples are spread evenly; without variables, nothing is beside "
+        "them."""
         spread = (torch.arange(n) + torch.rand(n, generator=generator)) / n
         k = self.n_context + (spread * len(self.lengths)).long().clamp(max=len(self.lengths) - 1)
         return self.prompts(k, generator, variables)

@@ -81,7 +81,8 @@ LAYERS = Recipe(
 )
 """Several layers of linear attention on raw tokens, begun with ``init_mode="identity"``. Their answers are
 polynomials of high degree, so that single prompts have gradients of any size: clipped too low they are not
-heard, and the network goes wild where examples are few; with a short memory of squared gradients Adam stumbles."""
+heard, and the network goes wild where examples are few; with a short memory of squared gradients Adam
+stumbles."""
 
 LINEAR_REGRESSION = {"fast": ONE_LAYER, "layers": LAYERS, "deep": DEEP_REGRESSION}
 

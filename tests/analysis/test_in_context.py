@@ -1,4 +1,5 @@
-"""What was planted in a network that learns in context is found: its method, its weights, its kernel, its steps."""
+"""What was planted in a network that learns in context is found: its method, its weights, its kernel, its "
+"steps."""
 
 from dataclasses import replace
 

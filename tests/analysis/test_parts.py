@@ -1,4 +1,5 @@
-"""Skips and MLPs left out by edits: the same as composing the sublayers by hand; and what that does to rank."""
+"""Skips and MLPs left out by edits: the same as composing the sublayers by hand; and what that does to "
+"rank."""
 
 import pytest
 import torch

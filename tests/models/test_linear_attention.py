@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from small_networks import config, inputs, network, padding
 
 from mechinterp import models
 from mechinterp.models import TransformerConfig
 from mechinterp.tasks import LinearRegression
-from small_networks import config, inputs, network, padding
 
 
 @pytest.mark.parametrize("side", [None, "left", "right"])

@@ -19,10 +19,18 @@ from mechinterp.training import Fit, History, Recipe
 from mechinterp.training.checkpoint import CheckpointSeries
 
 CLAIMS = {
-    "reaches_one_step_optimum", "weights_are_gradient_step", "sensitivities_match_gd", "softmax_is_kernel_smoother",
-    "depth_is_more_steps", "approaches_ols_with_depth", "not_ols_at_depth_one", "extrapolates_in_context_length",
-    "breaks_under_covariate_shift", "rank_collapse_without_skips", "attention_is_similarity",
-}  # fmt: skip
+    "reaches_one_step_optimum",
+    "weights_are_gradient_step",
+    "sensitivities_match_gd",
+    "softmax_is_kernel_smoother",
+    "depth_is_more_steps",
+    "approaches_ols_with_depth",
+    "not_ols_at_depth_one",
+    "extrapolates_in_context_length",
+    "breaks_under_covariate_shift",
+    "rank_collapse_without_skips",
+    "attention_is_similarity",
+}
 TASK = LinearRegression(d=2, n_context=3, max_context=8, noise=0.5, n_test=400)
 
 

@@ -46,8 +46,8 @@ def attention_similarity(
         Dims ``layer``, ``head``: mean correlations, in [-1, 1]; negative where a head's values are turned
         too. Trivial is 0. The control is the untrained network's, or without one the null's mean. ``extra``:
         ``low`` and ``high`` (95 %, bootstrap over prompts), ``null_low`` and ``null_high``, ``p_adjusted``
-        (two-sided, Benjamini & Hochberg over heads), and of one query of the longest prompt ``pattern`` (layer,
-        head, example) and ``similarity`` (example). The interval is that of the largest in size.
+        (two-sided, Benjamini & Hochberg over heads), and of one query of the longest prompt ``pattern``
+        (layer, head, example) and ``similarity`` (example). The interval is that of the largest in size.
 
     Raises:
         ValueError: a prompt of fewer than 3 examples, no draws, or as ``Prompts.of``.
@@ -89,12 +89,19 @@ def attention_similarity(
             {**(provenance or {}), "n": len(batch), "seed": seed, "interval of": f"L{layers[at[0]]}H{at[1]}"},
         ),
         extra={
-            "low": array(low), "high": array(high), "null_low": array(ends[0]), "null_high": array(ends[1]),
+            "low": array(low),
+            "high": array(high),
+            "null_low": array(ends[0]),
+            "null_high": array(ends[1]),
             "pattern": xr.DataArray(patterns.numpy(), dims=("layer", "head", "example"), coords=coords),
-            "similarity": xr.DataArray(_of_longest(prompts.similarity[:, 0], prompts).numpy(), dims="example"),
-            "p_adjusted": array(torch.from_numpy(benjamini_hochberg(p.numpy())), "p-value, Benjamini-Hochberg"),
+            "similarity": xr.DataArray(
+                _of_longest(prompts.similarity[:, 0], prompts).numpy(), dims="example"
+            ),
+            "p_adjusted": array(
+                torch.from_numpy(benjamini_hochberg(p.numpy())), "p-value, Benjamini-Hochberg"
+            ),
         },
-    )  # fmt: skip
+    )
 
 
 def _looking(

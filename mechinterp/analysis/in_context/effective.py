@@ -110,12 +110,12 @@ def effective_step(
         draws: random matrices, entry by entry normal, for the null of the cosine.
 
     Returns:
-        Dim ``measure``: the ``cosine`` of all entries, the ``relative error`` (Frobenius norm of the difference
-        over that of the target) and the ``share of the step``, that of the squared size of all the layer does
-        with examples that is a step of descent at all. Trivial is the cosine of what knows nothing, 0.
-        The control is that of the untrained network, else, for the cosine, the mean size of a random one.
-        ``extra``: ``matrix``, ``target``, ``untrained`` (row, column), ``null`` (low, high: the middle 95 % of
-        random cosines) and ``p``.
+        Dim ``measure``: the ``cosine`` of all entries, the ``relative error`` (Frobenius norm of the
+        difference over that of the target) and the ``share of the step``, that of the squared size of all
+        the layer does with examples that is a step of descent at all. Trivial is the cosine of what knows
+        nothing, 0. The control is that of the untrained network, else, for the cosine, the mean size of a
+        random one. ``extra``: ``matrix``, ``target``, ``untrained`` (row, column), ``null`` (low, high: the
+        middle 95 % of random cosines) and ``p``.
 
     Raises:
         ValueError: a target that is not square and finite or wider than the tokens, no draws, or as
@@ -154,9 +154,11 @@ def effective_step(
         trivial=0.0,
         control=_labelled(control),
         control_kind=kind,
-        provenance=gated(gate, {**(provenance or {}), "heads": len(head.between), "draws": draws, "seed": seed}),
+        provenance=gated(
+            gate, {**(provenance or {}), "heads": len(head.between), "draws": draws, "seed": seed}
+        ),
         extra=extra,
-    )  # fmt: skip
+    )
 
 
 def _against(head: EffectiveHead, goal: Float[Tensor, "d d"]) -> Float[Tensor, " measure"]:

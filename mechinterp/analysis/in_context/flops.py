@@ -13,8 +13,8 @@ def flops(model: torch.nn.Module, batch: Batch) -> float:
     """Floating-point operations of the matrix products of a forward pass, for each prompt of a batch.
 
     A product of an ``n x m`` and an ``m x p`` matrix counts ``2 n m p``, as torch counts the operations that
-    it carries out; what is done entry by entry counts nothing. Only what the outputs at ``batch.read`` need is
-    computed, and so counted.
+    it carries out; what is done entry by entry counts nothing. Only what the outputs at ``batch.read`` need
+    is computed, and so counted.
     """
     extra = {} if batch.mask is None else {"attention_mask": batch.mask}
     with FlopCounterMode(display=False) as counter:

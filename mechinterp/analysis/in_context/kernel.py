@@ -38,9 +38,9 @@ def kernel_smoother(
 
     It is what Nadaraya (1964) and Watson (1964) estimate with, times u. With an exponential kernel and
     many normal x a weighted mean of y comes to w times the truth, so that u of 1/w mends it. Of a linear
-    function an example says as much as its mirror image ``(-x_j, -y_j)``: a smoother of those has w and u both
-    negative, and networks find either. u and w are fitted on half of the prompts, and what they explain is
-    measured on the other half.
+    function an example says as much as its mirror image ``(-x_j, -y_j)``: a smoother of those has w and u
+    both negative, and networks find either. u and w are fitted on half of the prompts, and what they explain
+    is measured on the other half.
 
     Args:
         batch: prompts of joint tokens; half of them to fit.

@@ -28,9 +28,9 @@ def layer_steps(
 ) -> Result:
     """The step of GD++ nearest to each layer: its rate, its curvature, and how much of the layer it is.
 
-    A layer multiplies scores ``t_i' M t_j`` and values ``t_j P``, of which only the product matters. A step of
-    GD++ (von Oswald et al. 2023) has ``M = diag(I, 0)`` and ``P = -diag(curvature I, rate)`` up to a factor
-    that moves between the two; the nearest such M and P are the means along the diagonals.
+    A layer multiplies scores ``t_i' M t_j`` and values ``t_j P``, of which only the product matters. A step
+    of GD++ (von Oswald et al. 2023) has ``M = diag(I, 0)`` and ``P = -diag(curvature I, rate)`` up to a
+    factor that moves between the two; the nearest such M and P are the means along the diagonals.
 
     Args:
         model: layers of linear attention of one head on raw tokens, as ``models.linear_regression`` makes.
@@ -38,9 +38,9 @@ def layer_steps(
         untrained: the network before training, the control.
 
     Returns:
-        Dims ``layer``, ``measure``: ``rate``, ``curvature``, and ``share of GD++``, the squared cosine of M and of
-        P with those of the step, multiplied. Trivial is 0, a share of nothing. There is no interval: one
-        network has one set of weights.
+        Dims ``layer``, ``measure``: ``rate``, ``curvature``, and ``share of GD++``, the squared cosine of M
+        and of P with those of the step, multiplied. Trivial is 0, a share of nothing. There is no interval:
+        one network has one set of weights.
 
     Raises:
         ValueError: another kind of network, or d that its tokens cannot have.

@@ -68,11 +68,11 @@ def method_agreement(
         name: of the result.
 
     Returns:
-        Dims ``predictor``, ``measure``. With s the derivative of an answer by its query: ``preds diff`` is the
-        mean ``|answer - w . x|``, ``model diff`` the mean ``|s - w|``, ``model cos`` the mean cosine of s and
-        w (von Oswald et al. 2023, section 3); ``explained`` the share of the answers' mean square that the
-        method explains, ``slope`` and ``correlation`` those of the entries of s over those of w. Trivial is
-        0, the cosine of what does not turn with the query. The control gives each prompt the w of another
+        Dims ``predictor``, ``measure``. With s the derivative of an answer by its query: ``preds diff`` is
+        the mean ``|answer - w . x|``, ``model diff`` the mean ``|s - w|``, ``model cos`` the mean cosine of
+        s and w (von Oswald et al. 2023, section 3); ``explained`` the share of the answers' mean square that
+        the method explains, ``slope`` and ``correlation`` those of the entries of s over those of w. Trivial
+        is 0, the cosine of what does not turn with the query. The control gives each prompt the w of another
         one. ``extra``: ``low`` and ``high`` (95 %, bootstrap over prompts) of the first three, and
         ``untrained``. The interval is that of the first method's ``model cos``.
 
@@ -101,9 +101,11 @@ def method_agreement(
     ends = {each: bootstrap_means(by_prompt, seed=seed) for each, (_, by_prompt) in own.items()}
     coords = {"predictor": names, "measure": list(MEASURES[:3])}
     extra = {
-        end: xr.DataArray(torch.stack([ends[each][i] for each in names]).numpy(), dims=list(coords), coords=coords)
+        end: xr.DataArray(
+            torch.stack([ends[each][i] for each in names]).numpy(), dims=list(coords), coords=coords
+        )
         for i, end in enumerate(("low", "high"))
-    }  # fmt: skip
+    }
     if untrained is not None:
         before = sensitivities(untrained, batch, d)
         extra["untrained"] = table({each: _measured(*before, w, query)[0] for each, w in weights.items()})

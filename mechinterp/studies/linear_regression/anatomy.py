@@ -84,12 +84,17 @@ class Anatomy:
             shift_errors(networks, shifted(task), n=min(n, 4096)),
         ]
         return cls(
-            task=task, networks=networks, batch=batch, given={**given, **methods}, untrained=before,
+            task=task,
+            networks=networks,
+            batch=batch,
+            given={**given, **methods},
+            untrained=before,
             over_optimum=(
-                over_optimum(networks[LINEAR].model, task)[0], over_optimum(networks[LINEAR].untrained, task)[0],
+                over_optimum(networks[LINEAR].model, task)[0],
+                over_optimum(networks[LINEAR].untrained, task)[0],
             ),
             results={result.name: result for result in found},
-        )  # fmt: skip
+        )
 
     def error(self, name: str, least: int = 0) -> float:
         """The mean squared error of a network or a method, on prompts of at least so many examples."""
@@ -111,18 +116,22 @@ def training_losses(networks: Mapping[str, Trained], task: LinearRegression) -> 
     return Result(
         name="training_losses",
         values=xr.DataArray(
-            [padded(history.test_loss) for history in histories], dims=list(names), coords=names,
+            [padded(history.test_loss) for history in histories],
+            dims=list(names),
+            coords=names,
             attrs={"units": "squared error"},
         ),
         trivial=task.variance,
         provenance={"seed": task.seed, "split": "test", "queries a prompt": "as in training"},
         extra={
-            "step": xr.DataArray([padded(history.steps) for history in histories], dims=list(names), coords=names),
+            "step": xr.DataArray(
+                [padded(history.steps) for history in histories], dims=list(names), coords=names
+            ),
             "theory": xr.DataArray(
                 lines, dims="line", coords={"line": ["best of one linear layer", "Bayes' optimum"]}
             ),
         },
-    )  # fmt: skip
+    )
 
 
 def one_layer(one: Trained, task: LinearRegression, batch: Batch) -> list[Result]:
@@ -202,7 +211,8 @@ def course_table(
         control=xr.DataArray(before, dims="network", coords={"network": list(networks)}),
         control_kind="untrained network, over Bayes",
         provenance={
-            "seed": task.seed, "n": len(batch), "d": task.d, "examples": f"{task.lengths[0]} to {task.longest}",
+            "seed": task.seed, "n": len(batch), "d": task.d, "examples": f"{task.lengths[0]} to "
+            "{task.longest}",
             "noise": task.noise, "flops of prompts with": f"{task.longest} examples",
             "learned": all(one.gate.learned for one in networks.values()),
         },

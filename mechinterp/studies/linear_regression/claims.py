@@ -112,9 +112,12 @@ def weights_are_gradient_step(found: Sequence[Anatomy]) -> Claim:
     low, high = found[0].results["effective_step"].extra["null"].values
     return _claim(
         "weights_are_gradient_step",
-        "W_PV[y,y] W_KQ[x,x] of the linear layer is the preconditioner of the best step: cosine at least .99, "
-        f"relative error at most .1 (measured {mean_of('relative error'):.3f}), and at least 95 % of what the "
-        f"weights do is that step ({mean_of('share of the step'):.1%}); 95 % of random matrices have cosines in "
+        "W_PV[y,y] W_KQ[x,x] of the linear layer is the preconditioner of the best step: cosine at least "
+        ".99, "
+        f"relative error at most .1 (measured {mean_of('relative error'):.3f}), and at least 95 % of what "
+        "the "
+        f"weights do is that step ({mean_of('share of the step'):.1%}); 95 % of random matrices have "
+        "cosines in "
         f"[{low:.2f}, {high:.2f}]",
         found, measure, of=LINEAR, within=(-1.0, 1.0), control_kind="untrained network", source=ZHANG,
     )  # fmt: skip
@@ -142,8 +145,13 @@ def sensitivities_match_gd(found: Sequence[Anatomy]) -> Claim:
         "The derivatives of the linear layer's answers by the query are the weights of one step of gradient "
         f"descent: mean cosine at least .995 (mean |difference of answers| {mean_of('preds diff'):.3f}, of "
         f"derivatives {mean_of('model diff'):.3f}, correlation with eta X'y/k {mean_of('correlation'):.4f})",
-        found, measure, of=LINEAR, within=(-1.0, 1.0), control_kind="the step of another prompt", source=OSWALD,
-    )  # fmt: skip
+        found,
+        measure,
+        of=LINEAR,
+        within=(-1.0, 1.0),
+        control_kind="the step of another prompt",
+        source=OSWALD,
+    )
 
 
 def attention_is_similarity(found: Sequence[Anatomy]) -> Claim:
@@ -162,7 +170,8 @@ def attention_is_similarity(found: Sequence[Anatomy]) -> Claim:
 
     there = [one for one in found if "deep_similarity" in one.results]
     deep = (
-        f"; the deep network's most similar head has {_middle(there, lambda one: strongest(one, 'deep_similarity')):.2f}"
+        f"; the deep network's most similar head has "
+        f"{_middle(there, lambda one: strongest(one, 'deep_similarity')):.2f}"
         if there
         else ""
     )
@@ -203,12 +212,21 @@ def softmax_is_kernel_smoother(found: Sequence[Anatomy]) -> Claim:
         result = one.results["kernel_smoother"]
         value, step = (float(result.values.sel(predictor=p)) for p in ("kernel smoother", "gradient step"))
         control = float(result.control.sel(predictor="kernel smoother"))
-        return {"value": value, "theory": 1.0, "holds": value >= 0.95 and value > step, "trivial": 0.0, "control": control}  # fmt: skip
+        return {
+            "value": value,
+            "theory": 1.0,
+            "holds": value >= 0.95 and value > step,
+            "trivial": 0.0,
+            "control": control,
+        }
 
     u, w = (
-        _middle(found, lambda one, p=p: abs(float(one.results["kernel_smoother"].extra["parameters"].sel(parameter=p))))
+        _middle(
+            found,
+            lambda one, p=p: abs(float(one.results["kernel_smoother"].extra["parameters"].sel(parameter=p))),
+        )
         for p in ("u", "w")
-    )  # fmt: skip
+    )
     step = _middle(
         found, lambda one: float(one.results["kernel_smoother"].values.sel(predictor="gradient step"))
     )
@@ -229,16 +247,29 @@ def depth_is_more_steps(found: Sequence[Anatomy], steps: Sequence[float]) -> Cla
         value = explained(read_off(one), one.given[LINEAR_3])
         control = explained(one.given["gd"], one.given[LINEAR_3])
         better = one.error(LINEAR_3) < steps[0]
-        return {"value": value, "theory": 1.0, "holds": value >= 0.95 and better, "trivial": 0.0, "control": control}  # fmt: skip
+        return {
+            "value": value,
+            "theory": 1.0,
+            "holds": value >= 0.95 and better,
+            "trivial": 0.0,
+            "control": control,
+        }
 
     three = _middle(found, lambda one: one.error(LINEAR_3))
     return _claim(
         "depth_is_more_steps",
-        "Three layers of linear attention are three steps of GD++: with the rates and curvatures read off their "
-        f"weights, six numbers, these explain at least 95 % of the answers. Error {three:.3f}; best 1, 2 and 3 "
+        "Three layers of linear attention are three steps of GD++: with the rates and curvatures read off "
+        "their "
+        f"weights, six numbers, these explain at least 95 % of the answers. Error {three:.3f}; best 1, 2 "
+        "and 3 "
         f"steps of plain descent: {', '.join(f'{x:.3f}' for x in steps)}",
-        found, measure, of=LINEAR_3, within=(-10.0, 1.0), control_kind="one step at the best rate", source=AHN,
-    )  # fmt: skip
+        found,
+        measure,
+        of=LINEAR_3,
+        within=(-10.0, 1.0),
+        control_kind="one step at the best rate",
+        source=AHN,
+    )
 
 
 def approaches_ols_with_depth(found: Sequence[Anatomy]) -> Claim:
@@ -250,9 +281,12 @@ def approaches_ols_with_depth(found: Sequence[Anatomy]) -> Claim:
         value = one.error(DEEP) / one.error("ridge")
         falling = all(after < before for before, after in pairwise(errors))
         return {
-            "value": value, "theory": 1.0, "holds": value <= 1.15 and falling,
-            "trivial": one.task.variance / one.error("ridge"), "control": one.error(LINEAR) / one.error("ridge"),
-        }  # fmt: skip
+            "value": value,
+            "theory": 1.0,
+            "holds": value <= 1.15 and falling,
+            "trivial": one.task.variance / one.error("ridge"),
+            "control": one.error(LINEAR) / one.error("ridge"),
+        }
 
     there = [one for one in found if DEEP in one.networks]
     over_ols = (
@@ -267,8 +301,10 @@ def approaches_ols_with_depth(found: Sequence[Anatomy]) -> Claim:
     )
     return _claim(
         "approaches_ols_with_depth",
-        "With depth the error falls towards Bayes' optimum, and six layers of softmax attention and MLPs come "
-        f"within 15 %: over Bayes, {chain}; with {least} examples and more the deep network has {over_ols} of "
+        "With depth the error falls towards Bayes' optimum, and six layers of softmax attention and MLPs "
+        "come "
+        f"within 15 %: over Bayes, {chain}; with {least} examples and more the deep network has {over_ols} "
+        "of "
         "the error of least squares",
         found, measure, of=DEEP, control_kind="linear, 1 layer", source=GARG,
     )  # fmt: skip
@@ -303,7 +339,8 @@ def extrapolates_in_context_length(found: Sequence[Anatomy]) -> Claim:
     against_best = _middle(found, lambda one: _shift(one, LINEAR, longer) / _shift(one, BEST_STEP, longer))
     return _claim(
         "extrapolates_in_context_length",
-        f"One linear layer goes on with {longer}, trained on up to {task.longest}: its error there over that at "
+        f"One linear layer goes on with {longer}, trained on up to {task.longest}: its error there over "
+        "that at "
         f"{task.longest} is at most 1, and within 5 % of the error of its step (it keeps the rate of "
         f"training, and so has {against_best:.2f} times the error of the step that is best there)",
         found, measure, of=LINEAR, control_kind="softmax and MLPs, 6 layers", source="ours",
@@ -342,13 +379,20 @@ def rank_collapse_without_skips(found: Sequence[Anatomy]) -> Claim:
 
     def measure(one: Anatomy) -> dict[str, Any]:
         value, whole = last(one, "neither"), last(one, "whole")
-        return {"value": value, "theory": 0.0, "holds": value <= 0.01 and whole >= 0.1, "trivial": 0.0, "control": whole}  # fmt: skip
+        return {
+            "value": value,
+            "theory": 0.0,
+            "holds": value <= 0.01 and whole >= 0.1,
+            "trivial": 0.0,
+            "control": whole,
+        }
 
     there = [one for one in found if "collapse_without_parts" in one.results]
     without = f"{_middle(there, lambda one: last(one, 'no skips')):.2g}" if there else "–"
     return _claim(
         "rank_collapse_without_skips",
         "Without skips and MLPs the deep network's positions come to hold one vector: what differs between "
-        f"them is at most 1 % after six layers, and at least 10 % in the whole network (without skips alone {without})",
+        f"them is at most 1 % after six layers, and at least 10 % in the whole network (without skips "
+        f"alone {without})",
         found, measure, of=DEEP, within=(0.0, 2.0), control_kind="the whole network", source=DONG,
     )  # fmt: skip

@@ -93,11 +93,16 @@ def shift_errors(
         trivial=1.0,
         control=xr.DataArray(before, dims="shift", coords={"shift": list(tasks)}),
         control_kind=f"untrained network ({first.name})",
-        provenance={"n": n, "seed": trained_on.seed, "learned": all(x.gate.learned for x in networks.values())},
-        extra={
-            end: array(torch.stack([pair[i] for pair in ends], 1).numpy()) for i, end in enumerate(("low", "high"))
+        provenance={
+            "n": n,
+            "seed": trained_on.seed,
+            "learned": all(x.gate.learned for x in networks.values()),
         },
-    )  # fmt: skip
+        extra={
+            end: array(torch.stack([pair[i] for pair in ends], 1).numpy())
+            for i, end in enumerate(("low", "high"))
+        },
+    )
 
 
 def _methods(task: LinearRegression, trained_on: LinearRegression, batch: Any) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ import statistics
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from mechinterp.result import Claim, format_number
+from mechinterp.result import Claim, claims_table, format_number
 from mechinterp.runs import Run, list_runs
 
 HEAD = """# Results
@@ -87,6 +87,43 @@ def by_seed(runs: list[Run]) -> str:
     return f"{len(runs)} seeds. " + "; ".join(facts) + ".\n\n" + table(runs)
 
 
+BACKED_BY = {
+    "linear, 1 layer": "one step of gradient descent (`weights_are_gradient_step`)",
+    "softmax, 1 layer": "a kernel smoother (`softmax_is_kernel_smoother`)",
+    "linear, 3 layers": "three steps of GD++ (`depth_is_more_steps`)",
+    "linear, 6 layers": "more steps, by its error (`approaches_ols_with_depth`)",
+    "softmax and MLPs, 6 layers": "near Bayes' optimum (`approaches_ols_with_depth`)",
+}
+"""What each network of in-context regression is taken for, and the claim that decides."""
+
+
+def by_network(runs: list[Run]) -> str:
+    """The table of networks, that of theory's settings, and the claims, which are over seeds already."""
+    run = max(runs, key=lambda run: run.config["seeds"])
+    verdicts = {claim.id: claim.verdict for claim in run.claims}
+    course, parts = run.results["course_table"].values, []
+    columns = [str(column) for column in course.column.values]
+    rows = [f"| network | {' | '.join(columns)} | interpretation |", "|---" * (len(columns) + 2) + "|"]
+    for name in map(str, course.network.values):
+        cells = [format_number(float(f"{x:.4g}")) for x in course.sel(network=name).values]
+        meaning = BACKED_BY.get(name, "–")
+        verdict = next((verdicts[id] for id in verdicts if f"`{id}`" in meaning), "–")
+        rows.append(f"| {name} | {' | '.join(cells)} | {meaning}: **{verdict}** |")
+    parts.append(f"{run.config['seeds']} seeds; the table is of the first.\n\n" + "\n".join(rows))
+    for name in ("optimum_by_setting", "deep_by_dimension"):
+        if name in run.results:
+            values = run.results[name].values
+            first = str(values.dims[0])
+            head = f"| {first} | {' | '.join(f'seed {seed}' for seed in values.seed.values)} |"
+            lines = [
+                f"| {label} | {' | '.join('–' if x != x else f'{x:.4f}' for x in row)} |"
+                for label, row in zip(values[first].values, values.values)
+            ]
+            said = f"\n{name.replace('_', ' ').capitalize()}: {values.attrs['units']}.\n"
+            parts.append("\n".join([said, head, "|---" * (len(values.seed) + 1) + "|", *lines]))
+    return "\n".join([*parts, "", claims_table(run.claims)])
+
+
 def main(root: str = "runs/studies", target: str = "RESULTS.md") -> None:
     """Read the finished studies below a folder and write the page."""
     by_study: dict[str, list[Run]] = defaultdict(list)
@@ -95,7 +132,7 @@ def main(root: str = "runs/studies", target: str = "RESULTS.md") -> None:
             by_study[run.config["study"]].append(run)
     if not by_study:
         raise SystemExit(f"expected finished studies below {root}, found none; run `make studies`")
-    pages = {"regex-language": by_language}
+    pages = {"regex-language": by_language, "linear-regression": by_network}
     parts = [HEAD]
     for study, runs in sorted(by_study.items()):
         parts += [f"## {study}\n", pages.get(study, by_seed)(runs) + "\n"]

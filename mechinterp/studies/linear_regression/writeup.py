@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from mechinterp.result import Result
-from mechinterp.studies.linear_regression.anatomy import Anatomy
-from mechinterp.studies.linear_regression.networks import DEEP, LINEAR, LINEAR_3, LINEAR_6, SOFTMAX
+from mechinterp.studies.linear_regression.anatomy import Anatomy, explained, read_off
+from mechinterp.studies.linear_regression.networks import (
+    DEEP,
+    LINEAR,
+    LINEAR_3,
+    LINEAR_6,
+    LONGER,
+    SOFTMAX,
+)
+from mechinterp.studies.linear_regression.shifts import BEST_STEP, OWN_STEP
 
 PLAN = (
     (
@@ -51,136 +60,138 @@ PLAN = (
 )
 
 
+TEXT = """
+One step of gradient descent is what one layer of linear attention can do at best. Zhang, Frei and
+Bartlett (2024) prove that gradient flow from a small start finds it, Ahn et al. (2023) and Mahankali,
+Hashimoto and Ma (2024) that no weights of such a layer do better on normal prompts, and von Oswald et
+al. (2023) wrote it down. Our layers, trained with Adam on all of their matrices from a random start, end
+at {over_optimum:.4f} times the least loss. Their weights are that step: the product of W_PV at y and
+W_KQ on x has a cosine of {weight_cosine:.4f} with the preconditioner of theory (first seed; relative
+error {weight_error:.3f}), and the derivative of the answer by the query a cosine of {step_cosine:.4f}
+with the step's weights.
+
+That is not least squares. That the error of a linear layer approaches that of ordinary least squares is
+often said and is false: it approaches that of the step. Here the step has {least_loss:.3f}, the layer
+{linear:.3f} on these prompts, and Bayes' optimum, ridge with the penalty of the noise, {ridge:.3f}. With
+{enough} examples and more the layer still has {linear_over_ols:.1f} times the error of least squares.
+Least squares itself is no yardstick with as few examples as dimensions ({ols:.1f} over all prompts).
+
+A softmax layer is a kernel smoother. Nadaraya (1964) and Watson (1964) estimate a function by the mean
+of the y nearby; softmax attention by x_j . x is that mean with the kernel exp(w x_j . x). With many
+normal x it comes to w times the truth, which a factor u of 1/w would mend; with few it is also noisy,
+and u had better be smaller. Fitted sizes are {u:.2f} of u and {w:.2f} of w (1/w {one_over_w:.2f}). Of
+{seeds} networks {mirrored} smooth the mirror images (-x_j, -y_j), with both numbers negative, which for
+a linear function are examples as good. The two numbers explain {smoother:.1%} of the answers on prompts
+that they were not fitted on, a gradient step {step_share:.1%}. The layer's error is
+{softmax_over_bayes:.1f} times Bayes', that of the linear layer {linear_over_bayes:.1f}.
+
+Depth is more steps, as far as we can read it. Three layers of linear attention on raw tokens reach
+{three:.3f}; the best one, two and three steps of plain gradient descent reach {steps}. So they are no
+plain descent. GD++ also shrinks every x along the directions in which the examples vary most (von Oswald
+et al. 2023): the rates and curvatures read off the three layers, six numbers, explain {read_off:.1%} of
+the answers. The price is that the answers are polynomials of degree 27 of the prompt: under shifts of x
+they are off by any amount. Six raw layers could not be trained at all, since single prompts overflow.
+With RMSNorm six linear layers reach {six_over_bayes:.2f} times Bayes' error, and six layers of softmax
+attention with MLPs {deep_over_bayes:.2f}, as Garg et al. (2022) found of larger ones. The deep network's
+derivatives have a cosine of {deep_ridge:.3f} with the weights of ridge and {deep_gd:.3f} with those of
+one step.
+
+Skips are what depth lives on. Dong, Cordonnier and Loukas (2021) prove that attention alone takes all
+positions to one vector, doubly exponentially in depth, and that skips and, less so, MLPs prevent it. In
+our deep network what differs between positions is {whole:.2f} of the whole after six layers; without
+skips it is {no_skips:.1e}, without MLPs {no_mlps:.2f}, without both {neither:.1e}. A stack of smoothers
+forgets what it smooths: each layer makes the examples more alike, and only the skip hands the next step
+the examples themselves, as gradient descent needs them.
+
+What is learned is a rate, not least squares. With {longer} the linear layer has {linear_longer:.3f} of
+the variance, the step with the same rate {own_longer:.3f}, the step with the best rate there
+{best_longer:.3f}. With x twice as large it has {linear_doubled:.1f}, worse than answering 0, where the
+best step has {best_doubled:.2f}; the deep network has {deep_doubled:.2f} and Bayes' optimum
+{bayes_doubled:.3f}. A higher d means nothing to a network whose tokens have no entries for it. With room
+left empty in training, a prompt that fills it comes upon weights that no gradient ever reached:
+{padded:.2f} of the variance at d = {d}, {filled:.2f} at d = {twice}.
+
+Sources: Ahn, Cheng, Daneshmand and Sra (2023), arXiv:2306.00297; Dong, Cordonnier and Loukas (2021),
+arXiv:2103.03404; Garg, Tsipras, Liang and Valiant (2022), arXiv:2208.01066; Mahankali, Hashimoto and Ma
+(2024), arXiv:2307.03576; Nadaraya (1964), On estimating regression; von Oswald et al. (2023),
+arXiv:2212.07677; Watson (1964), Smooth regression analysis; Zhang, Frei and Bartlett (2024),
+arXiv:2306.09927.
+"""
+
+
 def writeup(found: Sequence[Anatomy], results: Mapping[str, Result], steps: Sequence[float]) -> str:
-    """Paragraphs, parted by empty lines."""
-    task = found[0].task
-    least = 2 * task.d
+    """``TEXT`` with the numbers of the runs, means over seeds; paragraphs are parted by empty lines.
+
+    Args:
+        steps: the errors of the best 1, 2 and 3 steps of gradient descent.
+    """
+    paragraphs = TEXT.strip().split("\n\n")
+    whole = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    return whole.format(**_numbers(found, results), steps=", ".join(f"{x:.3f}" for x in steps))
+
+
+def _numbers(found: Sequence[Anatomy], results: Mapping[str, Result]) -> dict[str, Any]:
+    task, enough, longer = found[0].task, 2 * found[0].task.d, f"{LONGER * found[0].task.longest} examples"
 
     def mean(number: Callable[[Anatomy], float]) -> float:
         return float(np.mean([number(one) for one in found]))
 
-    def bayes(name: str) -> float:
+    def value(result: str, **at: Any) -> float:
+        return mean(lambda one: float(one.results[result].values.sel(at)))
+
+    def over_bayes(name: str) -> float:
         return mean(lambda one: one.error(name) / one.error("ridge"))
 
-    def shift(predictor: str, at: str) -> float:
-        return mean(lambda one: float(one.results["shifts"].values.sel(predictor=predictor, shift=at)))
+    def shift(predictor: str, shift: str) -> float:
+        return value("shifts", predictor=predictor, shift=shift)
 
-    def agreed(result: str, predictor: str, measure: str) -> float:
-        return mean(lambda one: float(one.results[result].values.sel(predictor=predictor, measure=measure)))
+    def left(network: str) -> float:
+        return mean(lambda one: float(one.results["collapse_without_parts"].values.sel(network=network)[-1]))
 
-    def kernel(predictor: str) -> float:
-        return mean(lambda one: float(one.results["kernel_smoother"].values.sel(predictor=predictor)))
-
-    def number(name: str) -> float:
-        return mean(
-            lambda one: abs(float(one.results["kernel_smoother"].extra["parameters"].sel(parameter=name)))
-        )
-
-    def collapse(network: str, at: int = -1) -> float:
-        return mean(lambda one: float(one.results["collapse_without_parts"].values.sel(network=network)[at]))
-
-    weights = results["effective_step"].values
-    wider = results["higher_d"].values.sel(predictor=LINEAR)
-    longer = f"{4 * task.longest} examples"
-    return "\n\n".join(
-        (
-            "One step of gradient descent is what one layer of linear attention can do at best. Zhang, "
-            "Frei and "
-            "Bartlett (2024) prove that gradient flow from a small start finds it, Ahn et al. (2023) and "
-            "Mahankali, Hashimoto and Ma (2024) that no weights of such a layer do better on normal "
-            "prompts, and "
-            "von Oswald et al. (2023) wrote it down. Our layers, trained with Adam on all of their "
-            "matrices from "
-            f"a random start, end at {mean(lambda one: one.over_optimum[0]):.4f} times the least loss. Their "
-            f"weights are that step: the product of W_PV at y and W_KQ on x has a cosine of "
-            f"{float(weights.sel(measure='cosine')):.4f} with the preconditioner of theory (first seed; "
-            "relative "
-            f"error {float(weights.sel(measure='relative error')):.3f}), and the derivative of the answer "
-            "by the "
-            f"query a cosine of {agreed('method_agreement', 'best step', 'model cos'):.4f} with the step's "
-            "weights.",
-            "That is not least squares. That the error of a linear layer approaches that of ordinary least "
-            "squares "
-            "is often said and is false: it approaches that of the step. Here the step has "
-            f"{found[0].task.one_layer_loss:.3f}, the layer {mean(lambda one: one.error(LINEAR)):.3f} on "
-            "these "
-            f"prompts, and Bayes' optimum, ridge with the penalty of the noise, "
-            f"{mean(lambda one: one.error('ridge')):.3f}. "
-            f"With {least} examples and more the layer still has "
-            f"{mean(lambda one: one.error(LINEAR, least) / one.error('ols', least)):.1f} times the error "
-            "of least "
-            "squares. Least squares itself is no yardstick with as few examples as dimensions, where its "
-            f"error is larger than any other ({mean(lambda one: one.error('ols')):.1f} over all prompts).",
-            "A softmax layer is a kernel smoother. Nadaraya (1964) and Watson (1964) estimate a function "
-            "by the mean "
-            "of the y nearby; softmax attention by x_j . x is that mean with the kernel exp(w x_j . x). "
-            "For normal x "
-            "and linear functions the mean falls short of the truth by about the factor w, so the layer "
-            "multiplies "
-            f"it by u: fitted u is {number('u'):.2f}, w {number('w'):.2f} and 1/w {1 / number('w'):.2f}. "
-            "These two "
-            f"numbers explain {kernel('kernel smoother'):.1%} of the answers on prompts that they were not "
-            "fitted "
-            f"on, a gradient step {kernel('gradient step'):.1%}. The error is {bayes(SOFTMAX):.2f} times "
-            "Bayes', that "
-            f"of the linear layer {bayes(LINEAR):.2f}: normalising weights costs something where examples "
-            "are few, "
-            "and bounds answers that a polynomial does not.",
-            "Depth is more steps, as far as we can read it. Three layers of linear attention on raw tokens "
-            "reach "
-            f"{mean(lambda one: one.error(LINEAR_3)):.3f}; the best one, two and three steps of plain "
-            "gradient "
-            f"descent reach {', '.join(f'{x:.3f}' for x in steps)}. So they are no plain descent. GD++, "
-            "which also "
-            "shrinks every x along the directions in which the examples vary most (von Oswald et al. "
-            "2023), is "
-            "what their first layer looks like; whether it is what all three do is the claim "
-            "depth_is_more_steps. "
-            "Six raw layers could not be trained at all: their answers are polynomials of degree 729 of "
-            "the prompt, "
-            f"and single prompts overflow. With RMSNorm six linear layers reach {bayes(LINEAR_6):.2f} "
-            "times Bayes', "
-            f"and six layers of softmax attention with MLPs {bayes(DEEP):.2f}, as Garg et al. (2022) found "
-            "of larger "
-            f"ones. The deep network's derivatives have a cosine of "
-            f"{agreed('deep_agreement', 'ridge', 'model cos'):.3f} "
-            f"with the weights of ridge and {agreed('deep_agreement', 'gd', 'model cos'):.3f} with those "
-            "of one step.",
-            "Skips are what depth lives on. Dong, Cordonnier and Loukas (2021) prove that attention alone "
-            "takes all "
-            "positions to one vector, doubly exponentially in depth, and that skips and, less so, MLPs "
-            "prevent it. In "
-            f"our deep network what differs between positions is {collapse('whole'):.2f} of the whole "
-            "after six layers; "
-            f"without skips it is {collapse('no skips'):.1e}, without MLPs {collapse('no MLPs'):.2f}, "
-            "without both "
-            f"{collapse('neither'):.1e} (after two layers {collapse('neither', 2):.1e}). A stack of "
-            "smoothers "
-            "forgets what it smooths: each layer of a kernel smoother makes the examples more alike, and "
-            "only "
-            "the skip hands the next step the examples themselves, as gradient descent needs them.",
-            f"What is learned is a rate, not least squares. With {longer} the linear layer has "
-            f"{shift(LINEAR, longer):.3f} "
-            f"of the variance, the step with the same rate {shift('the trained step', longer):.3f}, the "
-            "step with the "
-            f"best rate there {shift('the best step', longer):.3f}. With x twice as large it has "
-            f"{shift(LINEAR, 'x doubled'):.1f}, worse than answering 0, where the best step has "
-            f"{shift('the best step', 'x doubled'):.2f}; the deep network has "
-            f"{shift(DEEP, 'x doubled'):.2f} and Bayes' "
-            f"optimum {shift('Bayes', 'x doubled'):.3f}. A higher d means nothing to a network whose "
-            "tokens have no "
-            "entries for it. With room left empty in training, a prompt that fills it comes upon weights "
-            "that no "
-            f"gradient ever reached: {float(wider[0]):.2f} of the variance at d = {task.d}, "
-            f"{float(wider[-1]):.2f} at "
-            f"d = {2 * task.d}.",
-            "Sources: Ahn, Cheng, Daneshmand and Sra (2023), arXiv:2306.00297; Dong, Cordonnier and Loukas "
-            "(2021), "
-            "arXiv:2103.03404; Garg, Tsipras, Liang and Valiant (2022), arXiv:2208.01066; Mahankali, "
-            "Hashimoto and "
-            "Ma (2024), arXiv:2307.03576; Nadaraya (1964), On estimating regression; von Oswald et al. "
-            "(2023), "
-            "arXiv:2212.07677; Watson (1964), Smooth regression analysis; Zhang, Frei and Bartlett (2024), "
-            "arXiv:2306.09927.",
-        )
-    )
+    fits = [one.results["kernel_smoother"].extra["parameters"] for one in found]
+    u, w = (float(np.mean([abs(float(fit.sel(parameter=name))) for fit in fits])) for name in ("u", "w"))
+    weights, wider = results["effective_step"].values, results["higher_d"].values.sel(predictor=LINEAR)
+    cosine = {"measure": "model cos"}
+    return {
+        "over_optimum": mean(lambda one: one.over_optimum[0]),
+        "weight_cosine": float(weights.sel(measure="cosine")),
+        "weight_error": float(weights.sel(measure="relative error")),
+        "step_cosine": value("method_agreement", predictor="best step", **cosine),
+        "least_loss": task.one_layer_loss,
+        "linear": mean(lambda one: one.error(LINEAR)),
+        "ridge": mean(lambda one: one.error("ridge")),
+        "ols": mean(lambda one: one.error("ols")),
+        "enough": enough,
+        "linear_over_ols": mean(lambda one: one.error(LINEAR, enough) / one.error("ols", enough)),
+        "u": u,
+        "w": w,
+        "one_over_w": 1 / w,
+        "seeds": len(found),
+        "mirrored": sum(float(fit.sel(parameter="w")) < 0 for fit in fits),
+        "smoother": value("kernel_smoother", predictor="kernel smoother"),
+        "step_share": value("kernel_smoother", predictor="gradient step"),
+        "softmax_over_bayes": over_bayes(SOFTMAX),
+        "linear_over_bayes": over_bayes(LINEAR),
+        "three": mean(lambda one: one.error(LINEAR_3)),
+        "read_off": mean(lambda one: explained(read_off(one), one.given[LINEAR_3])),
+        "six_over_bayes": over_bayes(LINEAR_6),
+        "deep_over_bayes": over_bayes(DEEP),
+        "deep_ridge": value("deep_agreement", predictor="ridge", **cosine),
+        "deep_gd": value("deep_agreement", predictor="gd", **cosine),
+        "whole": left("whole"),
+        "no_skips": left("no skips"),
+        "no_mlps": left("no MLPs"),
+        "neither": left("neither"),
+        "longer": longer,
+        "linear_longer": shift(LINEAR, longer),
+        "own_longer": shift(OWN_STEP, longer),
+        "best_longer": shift(BEST_STEP, longer),
+        "linear_doubled": shift(LINEAR, "x doubled"),
+        "best_doubled": shift(BEST_STEP, "x doubled"),
+        "deep_doubled": shift(DEEP, "x doubled"),
+        "bayes_doubled": shift("Bayes", "x doubled"),
+        "padded": float(wider[0]),
+        "filled": float(wider[-1]),
+        "d": task.d,
+        "twice": 2 * task.d,
+    }

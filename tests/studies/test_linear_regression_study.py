@@ -31,6 +31,11 @@ CLAIMS = {
     "rank_collapse_without_skips",
     "attention_is_similarity",
 }
+RESULTS = {
+    "training_losses", "effective_step", "method_agreement", "attention_similarity", "kernel_smoother",
+    "softmax_similarity", "layer_steps", "deep_agreement", "deep_similarity", "collapse_without_parts",
+    "error_by_context", "course_table", "shifts", "higher_d", "optimum_by_setting", "deep_by_dimension",
+}  # fmt: skip
 TASK = LinearRegression(d=2, n_context=3, max_context=8, noise=0.5, n_test=400)
 
 
@@ -77,9 +82,8 @@ def test_the_command_gives_every_claim_and_goes_on_from_what_it_has(quick, tmp_p
     assert {claim["verdict"] for claim in told["claims"]} <= {"fails", "untested"}
     assert all("theory" in claim for claim in told["claims"])
     run = Run.open(out)
-    assert {"course_table", "shifts", "optimum_by_setting", "deep_by_dimension", "higher_d"} <= set(
-        run.results
-    )
+    assert set(run.results) == RESULTS
+    assert all(result.figure().layout.title.text for result in run.results.values())
     page = (out / "report.html").read_text()
     assert "What it comes to" in page
     assert "nan times" not in page

@@ -211,8 +211,8 @@ def course_table(
         control=xr.DataArray(before, dims="network", coords={"network": list(networks)}),
         control_kind="untrained network, over Bayes",
         provenance={
-            "seed": task.seed, "n": len(batch), "d": task.d, "examples": f"{task.lengths[0]} to "
-            "{task.longest}",
+            "seed": task.seed, "n": len(batch), "d": task.d,
+            "examples": f"{task.lengths[0]} to {task.longest}",
             "noise": task.noise, "flops of prompts with": f"{task.longest} examples",
             "learned": all(one.gate.learned for one in networks.values()),
         },

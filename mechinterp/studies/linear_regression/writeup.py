@@ -92,9 +92,9 @@ et al. 2023): the rates and curvatures read off the three layers, six numbers, e
 the answers. The price is that the answers are polynomials of degree 27 of the prompt: under shifts of x
 they are off by any amount. Six raw layers could not be trained at all, since single prompts overflow.
 With RMSNorm six linear layers reach {six_over_bayes:.2f} times Bayes' error, and six layers of softmax
-attention with MLPs {deep_over_bayes:.2f}, as Garg et al. (2022) found of larger ones. The deep network's
-derivatives have a cosine of {deep_ridge:.3f} with the weights of ridge and {deep_gd:.3f} with those of
-one step.
+attention with MLPs {deep_over_bayes:.2f}; Garg et al. (2022) found larger ones to answer like least
+squares. The deep network's derivatives have a cosine of {deep_ridge:.3f} with the weights of ridge and
+{deep_gd:.3f} with those of one step.
 
 Skips are what depth lives on. Dong, Cordonnier and Loukas (2021) prove that attention alone takes all
 positions to one vector, doubly exponentially in depth, and that skips and, less so, MLPs prevent it. In

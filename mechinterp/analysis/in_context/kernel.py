@@ -39,7 +39,7 @@ def kernel_smoother(
     It is what Nadaraya (1964) and Watson (1964) estimate with, times u. With an exponential kernel and
     many normal x a weighted mean of y comes to w times the truth, so that u of 1/w mends it. Of a linear
     function an example says as much as its mirror image ``(-x_j, -y_j)``: a smoother of those has w and u
-    both negative, and networks find either. u and w are fitted on half of the prompts, and what they explain
+    both negative, and is looked for too. u and w are fitted on half of the prompts, and what they explain
     is measured on the other half.
 
     Args:
@@ -61,9 +61,8 @@ def kernel_smoother(
     if len(batch) < 4:
         raise ValueError(f"expected at least 4 prompts, half of them to fit, got {len(batch)}; give more")
     prompts = Prompts.of(batch)
-    shuffled = _dealt(prompts, seed)
-    real = _fit(prompts.y, prompts, _answers(model, batch))
-    permuted = _fit(shuffled, prompts, _answers(model, batch))
+    given = _answers(model, batch)
+    real, permuted = (_fit(y, prompts, given) for y in (prompts.y, _dealt(prompts, seed)))
     extra = {
         "parameters": xr.DataArray(
             [real.u, real.w, real.rate], dims="parameter", coords={"parameter": ["u", "w", "rate"]}

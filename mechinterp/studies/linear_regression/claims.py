@@ -12,7 +12,7 @@ from mechinterp.result import Claim
 from mechinterp.studies.base import Measure, claim_over_seeds
 from mechinterp.studies.linear_regression.anatomy import Anatomy, explained, read_off
 from mechinterp.studies.linear_regression.networks import DEEP, LINEAR, LINEAR_3, LINEAR_6, LONGER, SOFTMAX
-from mechinterp.studies.linear_regression.shifts import AS_TRAINED, BEST_STEP
+from mechinterp.studies.linear_regression.shifts import AS_TRAINED, BEST_STEP, OWN_STEP
 
 OSWALD = "von Oswald et al. (2023), section 3"
 ZHANG = "Zhang, Frei & Bartlett (2024), theorem 4.1"
@@ -328,11 +328,11 @@ def extrapolates_in_context_length(found: Sequence[Anatomy]) -> Claim:
     def measure(one: Anatomy) -> dict[str, Any]:
         value, same = (
             ratio(one, LINEAR),
-            _shift(one, LINEAR, longer) / _shift(one, "the trained step", longer),
+            _shift(one, LINEAR, longer) / _shift(one, OWN_STEP, longer),
         )
         return {
             "value": value, "holds": value <= 1 and abs(same - 1) <= 0.05, "trivial": 1.0,
-            "theory": _shift(one, "the trained step", longer) * task.variance / longest(one, "gd"),
+            "theory": _shift(one, OWN_STEP, longer) * task.variance / longest(one, "gd"),
             "control": ratio(one, DEEP) if DEEP in one.networks else None,
         }  # fmt: skip
 
@@ -354,7 +354,7 @@ def breaks_under_covariate_shift(found: Sequence[Anatomy]) -> Claim:
     def measure(one: Anatomy) -> dict[str, Any]:
         value, trained = (_shift(one, LINEAR, at) for at in (shift, AS_TRAINED))
         return {
-            "value": value, "theory": _shift(one, "the trained step", shift), "trivial": 1.0,
+            "value": value, "theory": _shift(one, OWN_STEP, shift), "trivial": 1.0,
             "holds": value >= 1 and value > 2 * trained, "control": _shift(one, "Bayes", shift),
         }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -46,6 +46,13 @@ class Batch:
             mask=None if self.mask is None else self.mask[rows],
             variables={name: value[rows] for name, value in self.variables.items()},
         )
+
+    def split(self, positions: int = 2**13) -> Iterator[Batch]:
+        """The examples in order, about so many positions at a time: what a network works out of them is then
+        small enough to be kept in fast memory and used again, where a large batch pays for new pages.
+        """
+        rows = max(1, positions // self.inputs.shape[1])
+        return (self[start : start + rows] for start in range(0, len(self), rows))
 
     def to(self, device: str | torch.device) -> Batch:
         """The same examples on another device."""

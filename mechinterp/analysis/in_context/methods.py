@@ -37,16 +37,22 @@ def sensitivities(
     """
     check_model(model)
     prompts = Prompts.of(batch, entries)
-    places = prompts.at.shape[1]
+    places, width = prompts.query.shape[1:]
     if places > 1 and (batch.mask is None or bool(batch.mask[:, -places:].any())):
         raise ValueError(f"expected {places} queries that are masked as keys, so that each answers alone")
+    found = [_turned(model, part) for part in batch.split()]
+    answers, turned = (torch.cat(parts).double().cpu() for parts in zip(*found))
+    return answers, prompts.at_queries(turned)[..., :width]
+
+
+def _turned(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, "n q"], Float[Tensor, "n pos width"]]:
+    """Answers, and their derivatives by the tokens."""
     inputs = batch.inputs.detach().clone().requires_grad_()
     extra = {} if batch.mask is None else {"attention_mask": batch.mask}
     with torch.enable_grad():
         answers = model(inputs, read=batch.read, **extra)[..., 0]
         (grad,) = torch.autograd.grad(answers.sum(), inputs)
-    turned = prompts.at_queries(grad.double().cpu())[..., : prompts.query.shape[-1]]
-    return answers.detach().double().cpu(), turned
+    return answers.detach(), grad
 
 
 def method_agreement(

@@ -13,6 +13,7 @@ from mechinterp.analysis.gates import Gate
 from mechinterp.models.factories import deep_linear_regression, linear_regression
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.studies.base import Watch, silent, train
+from mechinterp.tasks.base import Batch
 from mechinterp.tasks.linear_regression import LinearRegression
 from mechinterp.training.fit import Fit
 from mechinterp.training.recipe import Recipe
@@ -112,7 +113,7 @@ def trained(
     return Trained(name=name, task=asked, model=model, untrained=before.eval(), job=job, gate=gate)
 
 
-def answers(model: torch.nn.Module, task: LinearRegression, batch: Any) -> torch.Tensor:
+@torch.no_grad()
+def answers(model: torch.nn.Module, task: LinearRegression, batch: Batch) -> torch.Tensor:
     """A network's answers, ``[n, q]``, in float64."""
-    with torch.no_grad():
-        return task.outputs(model, batch)[..., 0].double()
+    return torch.cat([task.outputs(model, part)[..., 0] for part in batch.split()]).double()

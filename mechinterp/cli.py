@@ -302,8 +302,7 @@ def _fit_into(out: Path, task: Any, model: Any, recipe: Any) -> int:
     run.finish(metrics)
     print(
         f"{task.score_name} {score:.4f} (trivial {task.trivial:.4f}) after {job.step} steps, {seconds:.1f} "
-        "s. "
-        f"Run folder: {out}"
+        f"s. Run folder: {out}"
     )
     return 0
 

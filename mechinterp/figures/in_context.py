@@ -111,8 +111,7 @@ def agreement_bars(result: Result) -> go.Figure:
 
 
 def attention_rows(result: Result) -> go.Figure:
-    """One prompt's examples in order of their similarity to the query, and how much each head looks at "
-    "them."""
+    """How much each head looks at one prompt's examples, these in order of their similarity to the query."""
     near, pattern = result.extra["similarity"].values, result.extra["pattern"]
     order = np.argsort(near)
     heads = [(layer, head) for layer in pattern.layer.values for head in pattern["head"].values]

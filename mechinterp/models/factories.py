@@ -68,8 +68,7 @@ def regex_language(task: RegexLanguage, **changes: Any) -> HookedTransformer:
 
 
 def linear_regression(task: LinearRegression, **changes: Any) -> HookedTransformer:
-    """Layers of attention alone that work on the tokens themselves, as von Oswald et al. (2023) and others
-    do.
+    """Layers of attention alone that work on the tokens themselves (von Oswald et al. 2023).
 
     One layer of one head of linear attention by default, the mean over the examples: the network whose
     optimum is one step of gradient descent (Zhang, Frei & Bartlett 2024). ``n_layers=3`` can take three
@@ -79,8 +78,7 @@ def linear_regression(task: LinearRegression, **changes: Any) -> HookedTransform
         task: gives the width of a token and the longest prompt. Its tokens must be joint: a layer
             cannot tell to which x a y on its own belongs.
         changes: any other field of ``TransformerConfig``, such as ``n_heads`` or ``seed``. A ``d_model``
-        other
-            than the width of a token brings a trained embedding and readout.
+            other than the width of a token brings a trained embedding and readout.
 
     Raises:
         ValueError: separate tokens.

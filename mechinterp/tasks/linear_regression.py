@@ -230,8 +230,7 @@ class LinearRegression(Task):
         return [replace(self, max_context=each) for each in most]
 
     def sample(self, n: int, generator: torch.Generator, variables: bool = True) -> Batch:
-        """n prompts whose numbers of examples are spread evenly; without variables, nothing is beside "
-        "them."""
+        """n prompts whose numbers of examples are spread evenly; without variables, with nothing beside."""
         spread = (torch.arange(n) + torch.rand(n, generator=generator)) / n
         k = self.n_context + (spread * len(self.lengths)).long().clamp(max=len(self.lengths) - 1)
         return self.prompts(k, generator, variables)

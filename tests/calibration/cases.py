@@ -7,6 +7,7 @@ from typing import Any
 
 import addition_trials as addition
 import automaton_trials as automata
+import in_context_trials as in_context
 import reading_trials as reading
 import sweep_trials as sweeps
 from trial import Case, Trial
@@ -16,6 +17,7 @@ PAIRS, DIRECTIONS, MATCH = "pairwise_ablation", "erase_directions", "match_score
 SCORES, RIDGE, FOURIER = "attention_scores", "ridge probe", "Fourier probe"
 ERASURE, CKA, TURNED = "erasure_effect", "similarity, CKA", "similarity, Procrustes"
 TRANSITIONS, SWAP = "compare_transitions", "state_swap"
+STEP, SIMILARITY = "effective_step", "attention_similarity"
 SPECTRUM, LOGITS, NEURONS = "spectrum", "key_frequencies", "clusters_by_frequency"
 
 
@@ -62,6 +64,8 @@ NULLS = {
         TRANSITIONS, "random matrices, relabelled states", automata.compare, null="relabelled states"
     ),
     "swap_random": _null(SWAP, "what follows drawn at random", automata.swap),
+    "step_random": _null(STEP, "random weights", in_context.step),
+    "similarity_of_y": _null(SIMILARITY, "heads that look by y", in_context.similarity),
 }
 OPEN = {
     "spectrum_random": _open(f"{SPECTRUM}, a band a value", "independent entries", reading.spectrum_trial),
@@ -111,6 +115,8 @@ PLANTED = {
         noise=0.5,
     ),
     "swap": _planted(SWAP, "directions that the readout reads", automata.swap, strength=6.0),
+    "step": _planted(STEP, "best step, noise of .1 of its largest weight", in_context.step, noise=0.1),
+    "similarity": _planted(SIMILARITY, "1 of 4 heads, beside y", in_context.similarity, strength=2.0),
     "groups": _planted(PATCHING, "hand-built network, groups of neurons", addition.groups_patched),
 }
 

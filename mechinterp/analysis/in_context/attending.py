@@ -14,7 +14,7 @@ from mechinterp.analysis.attention_match import permutations
 from mechinterp.analysis.checks import check_inputs, check_model
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.in_context.prompts import Prompts
-from mechinterp.analysis.statistics import benjamini_hochberg, bootstrap_means
+from mechinterp.analysis.statistics import benjamini_hochberg, bootstrap_means, sign_flip_p_values
 from mechinterp.hooks import run_with_cache
 from mechinterp.result import Result
 from mechinterp.tasks.base import Batch
@@ -35,18 +35,20 @@ def attention_similarity(
     """The correlation, over the examples of a prompt, of a query's attention scores with ``x_j . x``.
 
     Scores are those before the softmax, in which attention by similarity is linear. The null permutes the
-    similarities among the examples of each prompt.
+    similarities among the examples of each prompt, and shows what chance within prompts comes to. A head
+    that looks by y is not that chance: within a prompt y goes with x along w, and it averages out over
+    prompts only. So p-values are from the signs of prompts, not from this null.
 
     Args:
         batch: prompts of joint tokens, of at least 3 examples each.
         name: of the result.
-        draws: permutations; p-values are at least ``1 / (draws + 1)``.
+        draws: permutations for the null's band.
 
     Returns:
         Dims ``layer``, ``head``: mean correlations, in [-1, 1]; negative where a head's values are turned
         too. Trivial is 0. The control is the untrained network's, or without one the null's mean. ``extra``:
         ``low`` and ``high`` (95 %, bootstrap over prompts), ``null_low`` and ``null_high``, ``p_adjusted``
-        (two-sided, Benjamini & Hochberg over heads), and of one query of the longest prompt ``pattern``
+        (sign flips of prompts, Benjamini & Hochberg over heads), and of one query of the longest prompt ``pattern``
         (layer, head, example) and ``similarity`` (example). The interval is that of the largest in size.
 
     Raises:
@@ -65,7 +67,7 @@ def attention_similarity(
     each = (looking * near[:, None, None]).sum(-1).mean(-1)  # [n, layer, head]
     value, (low, high) = each.mean(0), bootstrap_means(each, seed=seed)
     null = _null(looking, near, prompts.there, draws, seed)
-    p = (1 + (null.abs() >= value.abs() - 1e-12).sum(0)).double() / (draws + 1)
+    p = sign_flip_p_values(each, seed=seed)
     ends = null.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     coords = {"layer": layers, "head": list(range(value.shape[1]))}
 

@@ -148,8 +148,7 @@ def study(config: LinearRegressionStudy, out: str | Path, watch: Watch = silent)
 
 
 def take_apart(task: LinearRegression, out: Path, watch: Watch, fast: bool) -> Anatomy:
-    """Train every kind of network on a seed's task, and take them apart; what was found is kept in "
-    "``out``."""
+    """Train every kind of network on a seed's task, and take them apart; the results are kept in ``out``."""
     run = Run.create(out, {"kind": "seed", "fast": fast, **task.to_json()})
     networks = {
         name: trained(name, task, out / f"network_{number}", watch, share=0.1 if fast and kind.deep else 1.0)
@@ -171,8 +170,6 @@ def summary(found: Sequence[Anatomy], table: Sequence[Claim]) -> str:
         f"{task.noise:g}, and a query. One layer of linear attention reaches {min(ratios):.4f} to "
         f"{max(ratios):.4f} times the least loss that such a layer can have, that of one step of gradient "
         f"descent; six layers of softmax attention and MLPs reach {min(deep):.3f} to {max(deep):.3f} times "
-        "that "
-        f"of Bayes' optimum. {len(found)} seed{'s' * (len(found) > 1)}; of {len(table)} claims "
-        f"{count['holds']} "
-        f"hold, {count['fails']} fail and {count['untested']} are untested."
+        f"that of Bayes' optimum. {len(found)} seed{'s' * (len(found) > 1)}; of {len(table)} claims "
+        f"{count['holds']} hold, {count['fails']} fail and {count['untested']} are untested."
     )

@@ -53,8 +53,7 @@ def optimum_by_setting(seeds: int, folder: Path, watch: Watch) -> Result:
 
 
 def deep_by_dimension(task: LinearRegression, found: Sequence[Anatomy], folder: Path, watch: Watch) -> Result:
-    """The deep network's error over Bayes', at the study's d for each seed and at wider ones for the "
-    "first."""
+    """The deep network's error over Bayes', at the study's d for each seed, at wider ones for the first."""
     names = {
         "dimension": [f"d={d}" for d in (task.d, *DIMENSIONS)],
         "seed": [one.task.seed for one in found],

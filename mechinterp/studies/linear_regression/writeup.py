@@ -29,8 +29,8 @@ PLAN = (
     (
         "One linear layer",
         "What multiplies the gradient in the layer's step, read off its weights through embedding and "
-        "readout, "
-        "beside theory; then which method's weights the derivatives of its answers are; then where it looks.",
+        "readout, beside theory; then which method's weights the derivatives of its answers are; then "
+        "where it looks.",
         ("effective_step", "method_agreement", "attention_similarity", "optimum_by_setting"),
     ),
     (

@@ -48,7 +48,8 @@ def attention_similarity(
         Dims ``layer``, ``head``: mean correlations, in [-1, 1]; negative where a head's values are turned
         too. Trivial is 0. The control is the untrained network's, or without one the null's mean. ``extra``:
         ``low`` and ``high`` (95 %, bootstrap over prompts), ``null_low`` and ``null_high``, ``p_adjusted``
-        (sign flips of prompts, Benjamini & Hochberg over heads), and of one query of the longest prompt ``pattern``
+        (sign flips of prompts, Benjamini & Hochberg over heads), and of a query of the longest
+        prompt ``pattern``
         (layer, head, example) and ``similarity`` (example). The interval is that of the largest in size.
 
     Raises:

@@ -65,10 +65,16 @@ def patches_of(
     ]
 
 
-def hook_of(activation: str, layer: int) -> str:
-    """The hook name of an activation's short name."""
-    place = "attn." if activation in HEADS else "mlp." if activation in NEURONS else ""
-    return f"blocks.{layer}.{place}hook_{activation}"
+STACKS = ("", "encoder", "decoder", "cross")
+"""Where a layer's heads are: of a network of one stack, of an encoder, of a decoder looking at its own
+sequence, and of a decoder looking at the source."""
+
+
+def hook_of(activation: str, layer: int, stack: str = "") -> str:
+    """The hook name of an activation's short name, in one of ``STACKS``."""
+    attn = "cross_attn." if stack == "cross" else "attn."
+    place = attn if activation in HEADS else "mlp." if activation in NEURONS else ""
+    return f"{'encoder.' * (stack == 'encoder')}blocks.{layer}.{place}hook_{activation}"
 
 
 def donor_names(model: Any, activation: str, layers: Sequence[int]) -> list[str]:

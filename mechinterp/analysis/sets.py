@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,26 +18,59 @@ from mechinterp.hooks import Edit, Site
 
 @dataclass(frozen=True, order=True)
 class Component:
-    """A head of a layer, or with ``head=None`` its MLP; prints as ``L0H3`` or ``MLP0``."""
+    """A head of a layer, or with ``head=None`` its MLP.
+
+    It prints as ``L0H3`` or ``MLP0``; in a network of two stacks as ``encoder.0.self.3``,
+    ``decoder.0.cross.3`` or ``decoder.0.mlp``, and ``Component.named`` reads these.
+
+    Args:
+        stack: of ``STACKS``.
+    """
 
     layer: int
     head: int | None = None
+    stack: str = ""
+
+    @classmethod
+    def named(cls, name: str) -> Component:
+        """A component of a network of two stacks, by its name.
+
+        Raises:
+            ValueError: no such name.
+        """
+        parts = re.fullmatch(r"(encoder|decoder)\.(\d+)\.(?:(self|cross)\.(\d+)|mlp)", name)
+        if parts is None or (parts[1] == "encoder" and parts[3] == "cross"):
+            raise ValueError(
+                f"expected a name such as encoder.0.self.3, decoder.1.cross.0 or decoder.0.mlp, got {name!r}"
+            )
+        stack = "cross" if parts[3] == "cross" else parts[1]
+        return cls(int(parts[2]), None if parts[4] is None else int(parts[4]), stack)
 
     def __str__(self) -> str:
-        return f"MLP{self.layer}" if self.head is None else f"L{self.layer}H{self.head}"
+        if not self.stack:
+            return f"MLP{self.layer}" if self.head is None else f"L{self.layer}H{self.head}"
+        where = f"{'encoder' if self.stack == 'encoder' else 'decoder'}.{self.layer}"
+        kind = "cross" if self.stack == "cross" else "self"
+        return f"{where}.mlp" if self.head is None else f"{where}.{kind}.{self.head}"
 
     @property
     def hook(self) -> str:
         """Where it is ablated."""
-        return hook_of("mlp_out" if self.head is None else "z", self.layer)
+        return hook_of("mlp_out" if self.head is None else "z", self.layer, self.stack)
 
 
 def components_of(model: Any, heads: bool = True, mlps: bool = False) -> list[Component]:
     """All heads of a network, all MLPs, or both, in the order of the forward pass."""
     cfg, found = model.cfg, []
-    for layer in range(cfg.n_layers):
-        found += [Component(layer, head) for head in range(cfg.n_heads)] if heads else []
-        found += [Component(layer)] if mlps and not cfg.attn_only else []
+    below = getattr(cfg, "n_encoder_layers", None)
+    stacks = [("", "", cfg.n_layers)]
+    if below is not None and hasattr(model, "encoder"):
+        stacks = [("encoder", "", below), ("decoder", "cross", cfg.n_layers)]
+    for stack, across, n_layers in stacks:
+        for layer in range(n_layers):
+            for kind in dict.fromkeys((stack, across or stack)):
+                found += [Component(layer, head, kind) for head in range(cfg.n_heads)] if heads else []
+            found += [Component(layer, None, stack)] if mlps and not cfg.attn_only else []
     return found
 
 

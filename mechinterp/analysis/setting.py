@@ -58,7 +58,7 @@ class Setting:
         forward = self.masked(times)
         read = torch.as_tensor(self.read, device=inputs.device)
         read = read.repeat(times, 1) if read.ndim == 2 else read
-        if hasattr(self.model, "rerun"):
+        if hasattr(self.model, "reads_positions"):
             # Without any hook it would compute less and round otherwise: an intact run has one too.
             own = "blocks.0.hook_resid_pre"
             return run_with_cache(self.model, inputs, edits=edits, names=own, read=read, **forward)[0]

@@ -113,12 +113,35 @@ class Attention(nn.Module):
 
         The inputs may carry an axis of heads after their position, one copy a head.
         """
-        q = self.hook_q(project(query_input, self.W_Q, self.b_Q))
-        k = self.hook_k(project(key_input, self.W_K, self.b_K))
-        v = self.hook_v(project(value_input, self.W_V, self.b_V))
-        if self.rotary is not None:
-            q = self.hook_rot_q(self.rotary(q, view.queries))
-            k = self.hook_rot_k(self.rotary(k, view.keys))
+        q, k = self.query(query_input, view.queries), self.key(key_input, view.keys)
+        return self.attend(q, k, self.value(value_input), view)
+
+    def query(
+        self, x: Float[Tensor, "batch query *head d_model"], at: Int[Tensor, "*batch query"]
+    ) -> Float[Tensor, "batch query head d_head"]:
+        """What each head seeks from the asking positions ``at``."""
+        q = self.hook_q(project(x, self.W_Q, self.b_Q))
+        return q if self.rotary is None else self.hook_rot_q(self.rotary(q, at))
+
+    def key(
+        self, x: Float[Tensor, "batch key *head d_model"], at: Int[Tensor, " key"]
+    ) -> Float[Tensor, "batch key head d_head"]:
+        """What each head finds at the answering positions ``at``."""
+        k = self.hook_k(project(x, self.W_K, self.b_K))
+        return k if self.rotary is None else self.hook_rot_k(self.rotary(k, at))
+
+    def value(self, x: Float[Tensor, "batch key *head d_model"]) -> Float[Tensor, "batch key head d_head"]:
+        """What each head takes along from there."""
+        return self.hook_v(project(x, self.W_V, self.b_V))
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch query head d_head"],
+        k: Float[Tensor, "batch key head d_head"],
+        v: Float[Tensor, "batch key head d_head"],
+        view: View,
+    ) -> Float[Tensor, "batch query d_model"]:
+        """From queries, keys and values to what the heads add to the stream."""
         scores = rearrange(q, "b q h e -> b h q e") @ rearrange(k, "b k h e -> b h e k")
         scores = scores / self.attn_scale
         if self.cfg.positional_embedding_type == "alibi":

@@ -209,6 +209,47 @@ class TransformerConfig(TransformerLensConfig):
         return cls(**record | {"dtype": getattr(torch, record.get("dtype", "float32"))})
 
 
+@dataclass(kw_only=True)
+class EncoderDecoderConfig(TransformerConfig):
+    """As ``TransformerConfig``, of the decoder; the encoder is like it, but bidirectional.
+
+    Raises:
+        ValueError: as ``TransformerConfig``; positions inside attention, which mean nothing between two
+            sequences; no encoder.
+    """
+
+    n_encoder_layers: int = 2
+    """Blocks of the encoder."""
+
+    n_ctx_source: int = 16
+    """Length of the source; shorter ones are padded and masked."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("n_encoder_layers", "n_ctx_source"):
+            _need(getattr(self, name) >= 1, f"{name} >= 1, got {getattr(self, name)}", f"raise {name}")
+        added = self.positional_embedding_type not in ("rotary", "alibi")
+        _need(
+            added and self.attention_dir == "causal",
+            f"positions that are added to the stream, and a causal decoder, got "
+            f"{self.positional_embedding_type} and {self.attention_dir}",
+            "take standard, sinusoidal or none",
+        )
+        _need(self.d_input is None, f"token ids, got d_input={self.d_input}", "leave it out")
+
+    @property
+    def encoder(self) -> TransformerConfig:
+        """The config of the encoder's blocks."""
+        own = {f.name: getattr(self, f.name) for f in fields(TransformerConfig) if f.init}
+        changes = {
+            "n_layers": self.n_encoder_layers,
+            "n_ctx": self.n_ctx_source,
+            "attention_dir": "bidirectional",
+            "tie_embeddings": False,
+        }
+        return TransformerConfig(**own | changes)
+
+
 def _need(condition: bool, expected_got: str, remedy: str) -> None:
     if not condition:
         raise ValueError(f"expected {expected_got}; {remedy}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mechinterp.hooks import HookPoint
+from mechinterp.hooks import HookPoint, is_hooked
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.linear import affine, init_normal
 
@@ -81,3 +83,14 @@ class TiedUnembed(nn.Module):
     def forward(self, resid: Float[Tensor, "*at d_model"]) -> Float[Tensor, "*at d_vocab_out"]:
         """Outputs at each position."""
         return self.hook_out(affine(self.hook_in(resid), self.W_U, self.b_U))
+
+
+def enter(stack: Any, inputs: Tensor, positions: Int[Tensor, " pos"]) -> Float[Tensor, "batch pos d_model"]:
+    """The stream before the first block of a stack: embedding, positions where they are added, dropout."""
+    resid = stack.hook_embed(stack.embed(inputs))
+    if hasattr(stack, "pos_embed"):
+        vectors = stack.pos_embed(positions).expand(len(inputs), -1, -1)
+        if is_hooked((stack.hook_pos_embed,)):
+            vectors = vectors.clone()  # a hook may write in place, into one example
+        resid = resid + stack.hook_pos_embed(vectors)
+    return stack.dropout(resid)

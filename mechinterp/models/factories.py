@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from mechinterp.models.config import TransformerConfig
+from mechinterp.models.config import EncoderDecoderConfig, TransformerConfig
+from mechinterp.models.encoder_decoder import HookedEncoderDecoder
 from mechinterp.models.transformer import HookedTransformer
+from mechinterp.tasks.digit_addition import DigitAddition
 from mechinterp.tasks.linear_regression import LinearRegression
 from mechinterp.tasks.modular_addition import ModularAddition
 from mechinterp.tasks.regex_language import RegexLanguage
@@ -59,12 +61,7 @@ def regex_language(task: RegexLanguage, **changes: Any) -> HookedTransformer:
         "positional_embedding_type": "sinusoidal",
         "readout": "classes",
     } | changes
-    if fields["n_heads"] < 1 or fields["d_model"] % fields["n_heads"]:
-        raise ValueError(
-            f"expected a d_model that {fields['n_heads']} heads share evenly, got {fields['d_model']}; "
-            "change one"
-        )
-    return HookedTransformer(TransformerConfig(**{"d_head": fields["d_model"] // fields["n_heads"]} | fields))
+    return HookedTransformer(TransformerConfig(**_shared(fields)))
 
 
 def linear_regression(task: LinearRegression, **changes: Any) -> HookedTransformer:
@@ -135,3 +132,43 @@ def _regression(task: LinearRegression, fields: dict[str, Any]) -> HookedTransfo
         "act_fn": "relu",
     }
     return HookedTransformer(TransformerConfig(**own | fields))
+
+
+def digit_addition(
+    task: DigitAddition, decoder_only: bool = False, **changes: Any
+) -> HookedEncoderDecoder | HookedTransformer:
+    """Two encoder and two decoder layers of four heads each, 24 heads in three modules.
+
+    Args:
+        task: gives the vocabulary and the lengths of source and target.
+        decoder_only: four causal layers that read source and target as one sequence, with as many heads
+            but eight.
+        changes: any other field of ``EncoderDecoderConfig``, or of ``TransformerConfig`` for a decoder alone;
+            heads share ``d_model`` evenly.
+    """
+    fields = {
+        "n_layers": 4 if decoder_only else 2,
+        "d_model": 64,
+        "n_heads": 4,
+        "d_mlp": 256,
+        "act_fn": "relu",
+        "normalization_type": "LN",
+        "d_vocab": task.d_vocab,
+    } | changes
+    fields = _shared(fields)
+    if decoder_only:
+        return HookedTransformer(TransformerConfig(**{"n_ctx": task.n_source + task.n_target} | fields))
+    own = {"n_ctx": task.n_target, "n_ctx_source": task.n_source, "n_encoder_layers": 2}
+    return HookedEncoderDecoder(EncoderDecoderConfig(**own | fields))
+
+
+def _shared(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields, with a d_head by which heads share d_model evenly, if there is none."""
+    if "d_head" in fields:
+        return fields
+    if fields["n_heads"] < 1 or fields["d_model"] % fields["n_heads"]:
+        raise ValueError(
+            f"expected a d_model that {fields['n_heads']} heads share evenly, got {fields['d_model']}; "
+            "change one"
+        )
+    return fields | {"d_head": fields["d_model"] // fields["n_heads"]}

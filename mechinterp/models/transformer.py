@@ -11,11 +11,12 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mechinterp.hooks import ActivationCache, HookedRootModule, HookPoint, is_hooked
+from mechinterp.hooks import HookPoint
 from mechinterp.models.attention import Attention, View
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.distinct import Distinct, distinct_pairs, gathered_heads
-from mechinterp.models.embedding import Embed, TiedUnembed, Unembed
+from mechinterp.models.embedding import Embed, TiedUnembed, Unembed, enter
+from mechinterp.models.hooked import Hooked
 from mechinterp.models.mlp import MLP
 from mechinterp.models.normalisation import normalisation
 from mechinterp.models.positions import PosEmbed
@@ -70,8 +71,11 @@ class Block(nn.Module):
         self, resid: Float[Tensor, "batch query d_model"]
     ) -> Float[Tensor, "batch query d_model"]:
         """Add the MLP's output to the stream that the attention has left."""
+        return self.add_mlp(resid if self.cfg.attn_only else self.hook_resid_mid(resid))
+
+    def add_mlp(self, resid: Float[Tensor, "batch query d_model"]) -> Float[Tensor, "batch query d_model"]:
+        """The stream after the MLP, if there is one."""
         if not self.cfg.attn_only:
-            resid = self.hook_resid_mid(resid)
             mlp_in = self.hook_mlp_in(resid.clone()) if self.cfg.use_hook_mlp_in else resid
             resid = resid + self.hook_mlp_out(self.dropout(self.mlp(self.ln2(mlp_in))))
         return self.hook_resid_post(resid)
@@ -92,7 +96,7 @@ class Block(nn.Module):
         return q, k, v
 
 
-class HookedTransformer(WeightViews, HookedRootModule):
+class HookedTransformer(WeightViews, Hooked):
     """A transformer made to be taken apart.
 
     Weights have the names and shapes, and activations the hook names, of TransformerLens's
@@ -108,6 +112,9 @@ class HookedTransformer(WeightViews, HookedRootModule):
         cfg: what to build; ``cfg.seed`` fixes the initial weights.
     """
 
+    reads_positions = True
+    """``forward`` takes ``read``."""
+
     def __init__(self, cfg: TransformerConfig) -> None:
         super().__init__()
         self.cfg = cfg
@@ -119,19 +126,7 @@ class HookedTransformer(WeightViews, HookedRootModule):
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
         self.ln_final = normalisation(cfg)
         self.unembed = TiedUnembed(cfg, self.embed) if cfg.tie_embeddings else Unembed(cfg)
-        self.reset_parameters(torch.Generator().manual_seed(cfg.seed))
-        for name, parameter in self.named_parameters():
-            if name.rsplit(".", 1)[-1].startswith("b_"):
-                parameter.requires_grad_(cfg.use_biases)
-        self.to(device=cfg.device, dtype=cfg.dtype)
-        self.setup()
-        self._parts = tuple(self.modules())
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw all weights anew, in the order of the modules."""
-        for module in self.modules():
-            if module is not self and hasattr(module, "reset_parameters"):
-                module.reset_parameters(generator)
+        self.finish()
 
     def forward(
         self,
@@ -168,10 +163,10 @@ class HookedTransformer(WeightViews, HookedRootModule):
         """
         first = 0 if start_at_layer is None else self._layer(start_at_layer, "start_at_layer")
         last = self.cfg.n_layers if stop_at_layer is None else self._layer(stop_at_layer, "stop_at_layer")
-        self._check(input, attention_mask, embedded=start_at_layer is not None)
+        self.check(input, attention_mask, embedded=start_at_layer is not None)
         n_pos = input.shape[1]
         everywhere = torch.arange(n_pos, device=input.device)
-        wanted = everywhere if read is None else _positions(read, input, everywhere)
+        wanted = everywhere if read is None else positions(read, input, everywhere)
         mask = None if attention_mask is None else attention_mask.bool()
         causal = self.cfg.attention_dir == "causal"
 
@@ -189,7 +184,7 @@ class HookedTransformer(WeightViews, HookedRootModule):
                 resid = self.blocks[0].forward_distinct(self._pair_table(distinct), distinct, view)
                 first = 1
         if resid is None:
-            resid = self._embed(input, everywhere)
+            resid = enter(self, input, everywhere)
         for layer in range(first, last):
             resid = self.blocks[layer](resid, last_view if layer == self.cfg.n_layers - 1 else full_view)
         if stop_at_layer is not None:
@@ -205,14 +200,6 @@ class HookedTransformer(WeightViews, HookedRootModule):
         loss = self._next_token_loss(logits, input, read, mask, loss_per_token)
         return loss if return_type == "loss" else (logits, loss)
 
-    def run_with_cache(self, *inputs: Any, return_cache_object: bool = True, **kwargs: Any) -> Any:
-        """As ``HookedRootModule.run_with_cache``, with an ``ActivationCache`` for a cache."""
-        remove_batch_dim = kwargs.get("remove_batch_dim", False)
-        output, cache = super().run_with_cache(*inputs, **kwargs)
-        if not return_cache_object:
-            return output, cache
-        return output, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
-
     def rerun(
         self,
         inputs: Tensor,
@@ -223,11 +210,6 @@ class HookedTransformer(WeightViews, HookedRootModule):
     ) -> Rerun:
         """The intact run, from which the outputs of patched ones follow at a fraction of their cost."""
         return Rerun(self, inputs, read, attention_mask, keep)
-
-    @property
-    def hooked(self) -> bool:
-        """Whether a hook is attached anywhere."""
-        return is_hooked(self._parts)
 
     def _drops(self) -> bool:
         return self.training and self.cfg.dropout > 0
@@ -240,15 +222,6 @@ class HookedTransformer(WeightViews, HookedRootModule):
                 f"{n_layers} blocks"
             )
         return index if index >= 0 else index + n_layers
-
-    def _embed(self, inputs: Tensor, positions: Tensor) -> Float[Tensor, "batch pos d_model"]:
-        resid = self.hook_embed(self.embed(inputs))
-        if hasattr(self, "pos_embed"):
-            vectors = self.pos_embed(positions).expand(len(inputs), -1, -1)
-            if is_hooked((self.hook_pos_embed,)):
-                vectors = vectors.clone()  # a hook may write in place, into one example
-            resid = resid + self.hook_pos_embed(vectors)
-        return self.dropout(resid)
 
     def _pair_table(self, distinct: Distinct) -> Float[Tensor, "pair d_model"]:
         table = self.embed(distinct.tokens)
@@ -270,20 +243,19 @@ class HookedTransformer(WeightViews, HookedRootModule):
         losses = losses.masked_fill(~real, 0.0)
         return losses if per_token else losses.sum() / real.sum()
 
-    def _check(self, inputs: Tensor, mask: Tensor | None, embedded: bool) -> None:
+    def check(self, inputs: Tensor, mask: Tensor | None, embedded: bool = False) -> None:
+        """Refuse input that this network cannot take.
+
+        Args:
+            embedded: the input is a residual stream.
+
+        Raises:
+            ValueError, TypeError: as said.
+        """
         cfg = self.cfg
         width = cfg.d_model if embedded else cfg.d_input
         if width is None:
-            if inputs.dtype not in (torch.int64, torch.int32) or inputs.ndim != 2:
-                raise TypeError(
-                    f"expected token ids, int64 [batch, pos], got {inputs.dtype} "
-                    f"{tuple(inputs.shape)}; convert them with .long(), or set d_input for vectors"
-                )
-            if inputs.numel() and (int(inputs.min()) < 0 or int(inputs.max()) >= cfg.d_vocab):
-                raise ValueError(
-                    f"expected token ids in [0, {cfg.d_vocab}), got {int(inputs.min())} to "
-                    f"{int(inputs.max())}; check the encoding, or raise d_vocab"
-                )
+            check_ids(inputs, cfg.d_vocab)
         elif inputs.ndim != 3 or inputs.shape[-1] != width or not inputs.is_floating_point():
             raise TypeError(
                 f"expected real vectors [batch, pos, {width}], got {inputs.dtype} "
@@ -301,6 +273,24 @@ class HookedTransformer(WeightViews, HookedRootModule):
             )
 
 
+def check_ids(inputs: Tensor, d_vocab: int) -> None:
+    """Refuse what are no ids of a vocabulary, ``[batch, pos]``.
+
+    Raises:
+        TypeError, ValueError: another type or shape, or an id that there is not.
+    """
+    if inputs.dtype not in (torch.int64, torch.int32) or inputs.ndim != 2:
+        raise TypeError(
+            f"expected token ids, int64 [batch, pos], got {inputs.dtype} "
+            f"{tuple(inputs.shape)}; convert them with .long(), or set d_input for vectors"
+        )
+    if inputs.numel() and (int(inputs.min()) < 0 or int(inputs.max()) >= d_vocab):
+        raise ValueError(
+            f"expected token ids in [0, {d_vocab}), got {int(inputs.min())} to "
+            f"{int(inputs.max())}; check the encoding, or raise d_vocab"
+        )
+
+
 def select(
     x: Float[Tensor, "batch pos d"], positions: Int[Tensor, "*batch read"]
 ) -> Float[Tensor, "batch read d"]:
@@ -310,7 +300,7 @@ def select(
     return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))
 
 
-def _positions(read: Read, inputs: Tensor, everywhere: Int[Tensor, " pos"]) -> Int[Tensor, "*batch read"]:
+def positions(read: Read, inputs: Tensor, everywhere: Int[Tensor, " pos"]) -> Int[Tensor, "*batch read"]:
     """Check positions and make them non-negative; ``everywhere`` itself if they are all, in order."""
     n_pos = inputs.shape[1]
     at = torch.as_tensor(read, device=inputs.device)

@@ -1,0 +1,71 @@
+"""A decoder whose sources are given: a network of target tokens alone."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechinterp.models.encoder_decoder import HookedEncoderDecoder
+from mechinterp.models.hooked import Hooked
+from mechinterp.models.weights import WeightViews
+
+
+class Decoder(WeightViews, Hooked):
+    """The decoder of a network for some sources, as TransformerLens's tools take a model.
+
+    It shares its modules, and so weights and hook points, with the whole network. The sources are encoded
+    once, when it is made.
+
+    Args:
+        whole: the network.
+        source: one for each target, or for each of a part: a batch of several times as many targets takes
+            the sources in turns.
+        attention_mask: true at real tokens of the source.
+
+    Raises:
+        ValueError: a source that is too long.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        whole: HookedEncoderDecoder,
+        source: Int[Tensor, "batch source"],
+        attention_mask: Bool[Tensor, "batch source"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.cfg, self.tokenizer = whole.cfg, None
+        for name, module in whole.named_children():
+            if name != "encoder":
+                setattr(self, name, module)
+        self._whole = (whole,)  # in a tuple: its encoder is no part of this network
+        filled, real = whole.pack(source, source.new_zeros(len(source), 0))
+        if attention_mask is not None:
+            real[:, : source.shape[1]] &= attention_mask
+        self._given = filled, real, whole.encoder(filled, real)
+        self.setup()
+        self._parts = tuple(self.modules())
+        self.training = whole.training
+
+    def forward(
+        self,
+        input: Int[Tensor, "batch target"],
+        return_type: Literal["logits"] | None = "logits",
+        **_: Any,
+    ) -> Float[Tensor, "batch target d_vocab_out"] | None:
+        """Outputs at every position of the target.
+
+        Raises:
+            ValueError: another number of targets than of sources, or of a multiple of it.
+        """
+        times, rest = divmod(len(input), len(self._given[0]))
+        if rest or not times:
+            raise ValueError(
+                f"expected targets for {len(self._given[0])} sources, or a multiple of that, got {len(input)}"
+            )
+        source, real, encoded = (x.repeat(times, *[1] * (x.ndim - 1)) for x in self._given)
+        packed, mask = torch.cat((source, input), 1), torch.cat((real, torch.ones_like(input).bool()), 1)
+        return self._whole[0](packed, return_type, attention_mask=mask, encoded=encoded)

@@ -1,0 +1,173 @@
+"""Greedy decoding, batched, with the keys and values of what is written already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechinterp.models.attention import View
+from mechinterp.models.embedding import enter
+from mechinterp.models.encoder_decoder import HookedEncoderDecoder
+from mechinterp.models.transformer import HookedTransformer
+
+Generator = HookedTransformer | HookedEncoderDecoder
+
+
+@torch.no_grad()
+def generate(
+    model: Generator,
+    prompt: Int[Tensor, "batch prompt"],
+    n_new: int,
+    *,
+    end: int | None = None,
+    attention_mask: Bool[Tensor, "batch prompt"] | None = None,
+    encoded: Float[Tensor, "batch source d_model"] | None = None,
+    cached: bool = True,
+) -> Int[Tensor, "batch new"]:
+    """Write on, one likeliest token after the other.
+
+    Args:
+        model: in evaluation mode.
+        prompt: what is written already; for an encoder-decoder the source and at least one token of the
+            target, as ``pack`` makes it.
+        n_new: the most tokens to write.
+        end: a sequence ends with this token, and is filled up with it; all stop when all have.
+        attention_mask: true at real tokens of the prompt.
+        encoded: what the encoder made of the sources, if it is known.
+        cached: keep keys and values. A network with hooks is run anew for every token instead, with all
+            tokens so far, so that hooks see whole activations.
+
+    Returns:
+        The new tokens, ``[batch, n_new]``, or fewer if all ended before.
+
+    Raises:
+        ValueError: dropout at work, no tokens to write, more than the network has positions for, outputs
+            that are no tokens, an ``end`` that is not in the vocabulary, or a prompt that it cannot take.
+    """
+    _check(model, prompt, n_new, end, attention_mask)
+    if isinstance(model, HookedEncoderDecoder) and encoded is None and not model.encoder_hooked:
+        n_source = model.cfg.n_ctx_source
+        mask = None if attention_mask is None else attention_mask[:, :n_source].bool()
+        encoded = model.encoder(prompt[:, :n_source], mask)
+    way = _Cached if cached and not model.hooked else _Anew
+    writer = way(model, prompt, attention_mask, encoded)
+    written: list[Tensor] = []
+    ended = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
+    while len(written) < n_new:
+        token = writer.logits().argmax(-1)
+        if end is not None:
+            token = torch.where(ended, end, token)
+            ended = ended | (token == end)
+        written.append(token)
+        if bool(ended.all()) or len(written) == n_new:
+            break
+        writer.append(token)
+    return torch.stack(written, 1)
+
+
+class _Anew:
+    """Runs the whole network for every token."""
+
+    def __init__(self, model: Generator, prompt: Tensor, mask: Tensor | None, encoded: Tensor | None) -> None:
+        self.model, self.tokens, self.mask = model, prompt, mask
+        self.given = {} if encoded is None else {"encoded": encoded}
+
+    def logits(self) -> Float[Tensor, "batch d_vocab_out"]:
+        masked = {} if self.mask is None else {"attention_mask": self.mask}
+        return self.model(self.tokens, read=(-1,), **masked, **self.given)[:, 0]
+
+    def append(self, token: Int[Tensor, " batch"]) -> None:
+        self.tokens = torch.cat((self.tokens, token[:, None]), 1)
+        if self.mask is not None:
+            self.mask = torch.cat((self.mask, self.mask.new_ones(len(token), 1)), 1)
+
+
+@dataclass
+class _Memory:
+    """A layer's keys and values: of the tokens so far, and for a decoder of the source."""
+
+    own: list[Tensor] = field(default_factory=list)
+    source: tuple[Tensor, Tensor] | None = None
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """With those of further tokens."""
+        self.own = [torch.cat((old, new), 1) for old, new in zip(self.own, (k, v))] if self.own else [k, v]
+        return self.own[0], self.own[1]
+
+
+class _Cached:
+    """Runs the network on new tokens only."""
+
+    def __init__(self, model: Generator, prompt: Tensor, mask: Tensor | None, encoded: Tensor | None) -> None:
+        self.model, self.memory = model, [_Memory() for _ in model.blocks]
+        self.mask = None if mask is None or bool(mask.all()) else mask.bool()
+        self.n, self.across = 0, None
+        if isinstance(model, HookedEncoderDecoder):
+            n_source = model.cfg.n_ctx_source
+            everywhere = torch.arange(n_source, device=prompt.device)
+            self.across = self.mask
+            self.mask = None if self.mask is None else self.mask[:, n_source:]
+            for block, memory in zip(model.blocks, self.memory):
+                attn: Any = block.cross_attn
+                memory.source = attn.key(encoded, everywhere), attn.value(encoded)
+            prompt = prompt[:, n_source:]
+        self.feed(prompt)
+
+    def feed(self, tokens: Int[Tensor, "batch new"]) -> None:
+        """Run further tokens."""
+        at = torch.arange(self.n, self.n + tokens.shape[1], device=tokens.device)
+        self.n += tokens.shape[1]
+        view = View.of(at, torch.arange(self.n, device=tokens.device), True, self.mask)
+        resid = enter(self.model, tokens, at)
+        for block, memory in zip(self.model.blocks, self.memory):
+            resid = self._block(block, memory, resid, view)
+        self.last = resid[:, -1]
+
+    def _block(self, block: Any, memory: _Memory, resid: Tensor, view: View) -> Tensor:
+        x, attn = block.ln1(resid), block.attn
+        k, v = memory.extend(attn.key(x, view.queries), attn.value(x))
+        resid = resid + attn.attend(attn.query(x, view.queries), k, v, view)
+        if memory.source is not None and isinstance(self.model, HookedEncoderDecoder):
+            across = self.model.across(view.queries, self.across)
+            q = block.cross_attn.query(block.ln_cross(resid), view.queries)
+            resid = resid + block.cross_attn.attend(q, *memory.source, across)
+        return block.add_mlp(resid)
+
+    def logits(self) -> Float[Tensor, "batch d_vocab_out"]:
+        return self.model.unembed(self.model.ln_final(self.last))
+
+    def append(self, token: Int[Tensor, " batch"]) -> None:
+        if self.mask is not None:
+            self.mask = torch.cat((self.mask, self.mask.new_ones(len(token), 1)), 1)
+        self.feed(token[:, None])
+
+
+def _check(model: Generator, prompt: Tensor, n_new: int, end: int | None, mask: Tensor | None) -> None:
+    cfg = model.cfg
+    if model.training and cfg.dropout > 0:
+        raise ValueError("expected a network in evaluation mode, got one with dropout; call model.eval()")
+    if cfg.readout != "tokens" or cfg.d_vocab_out != cfg.d_vocab or cfg.d_input is not None:
+        raise ValueError(
+            f"expected a network that answers the tokens it takes, got {cfg.d_vocab_out} {cfg.readout} for "
+            f"{cfg.d_vocab} tokens; only such a network can read what it wrote"
+        )
+    if getattr(cfg, "attention_dir", "causal") != "causal":
+        raise ValueError("expected a causal network, got a bidirectional one; it cannot write on")
+    room = cfg.n_ctx - prompt.shape[1] + getattr(cfg, "n_ctx_source", 0)
+    if not 1 <= n_new <= room + 1:
+        raise ValueError(
+            f"expected 1 to {room + 1} new tokens after {prompt.shape[1]}, got {n_new}; the network has "
+            f"n_ctx={cfg.n_ctx}"
+        )
+    if end is not None and not 0 <= end < cfg.d_vocab:
+        raise ValueError(f"expected an end token within [0, {cfg.d_vocab}), got {end}")
+    if mask is not None and mask.shape != prompt.shape:
+        raise ValueError(
+            f"expected an attention_mask of {tuple(prompt.shape)}, got {tuple(mask.shape)}; give one entry "
+            "for each token"
+        )
+    model.check(prompt, mask)

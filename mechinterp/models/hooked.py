@@ -1,0 +1,46 @@
+"""What all our networks share: seeded weights, biases trained or not, and TransformerLens's cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mechinterp.hooks import ActivationCache, HookedRootModule, is_hooked
+from mechinterp.models.config import TransformerConfig
+
+
+class Hooked(HookedRootModule):
+    """A network with hook points; a subclass builds its modules and then calls ``finish``."""
+
+    cfg: TransformerConfig
+
+    def finish(self) -> None:
+        """Draw the weights by ``cfg.seed``, settle which are trained, and name the hook points."""
+        cfg = self.cfg
+        self.reset_parameters(torch.Generator().manual_seed(cfg.seed))
+        for name, parameter in self.named_parameters():
+            if name.rsplit(".", 1)[-1].startswith("b_"):
+                parameter.requires_grad_(cfg.use_biases)
+        self.to(device=cfg.device, dtype=cfg.dtype)
+        self.setup()
+        self._parts = tuple(self.modules())
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all weights anew, in the order of the modules."""
+        for module in self.modules():
+            if module is not self and hasattr(module, "reset_parameters"):
+                module.reset_parameters(generator)
+
+    def run_with_cache(self, *inputs: Any, return_cache_object: bool = True, **kwargs: Any) -> Any:
+        """As ``HookedRootModule.run_with_cache``, with an ``ActivationCache`` for a cache."""
+        remove_batch_dim = kwargs.get("remove_batch_dim", False)
+        output, cache = super().run_with_cache(*inputs, **kwargs)
+        if not return_cache_object:
+            return output, cache
+        return output, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
+
+    @property
+    def hooked(self) -> bool:
+        """Whether a hook is attached anywhere."""
+        return is_hooked(self._parts)

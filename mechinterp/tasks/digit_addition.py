@@ -1,0 +1,357 @@
+"""Addition of numbers digit by digit, written as characters: ``123+456=`` and then the sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechinterp.tasks.base import Batch, Split, Task
+
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+CLASSES = ("BaseAdd", "UseCarry1", "UseSum9")
+"""What a column of the sum needs: its two digits; also the carry that the column before makes by itself; or
+one that is handed on from further below by columns that sum to base - 1 (Quirke & Barez 2024, section 3)."""
+ENUMERATED = 1 << 21
+"""Up to so many problems the held-out ones are listed, so that none is drawn twice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitAddition(Task):
+    """Write the sum of two numbers of n digits each, one character after the other.
+
+    The source is ``a+b``, most significant digits first and with leading zeros; the target is ``=``, then
+    n + 1 digits of the sum and an end, least significant first unless ``reverse`` is off. Both are
+    one tensor, source first: an encoder-decoder parts them, and a decoder alone reads through. Ids 0 to
+    base - 1 are the digits, then ``+``, ``=``, the end and the padding.
+
+    Training draws problems anew at every step. Which problems are held out is decided by a hash of the
+    problem and the seed, so that none is ever trained on.
+
+    Variables of a batch, column by column from the least significant: ``digit_sum``, ``carry_out`` and
+    ``sum_is_9`` (base - 1, [batch, n]), ``carry_in``, ``cascade`` (over how many columns the carry that
+    comes in has run, 0 without one) and ``class`` (index of ``CLASSES``) with a further column for the top
+    digit ([batch, n + 1]). Of the whole: ``a``, ``b``, ``sum`` and ``longest``, the longest cascade.
+
+    Raises:
+        ValueError: sizes or shares that cannot be.
+    """
+
+    name: ClassVar[str] = "digit_addition"
+    samples: ClassVar[bool] = True
+    score_name: ClassVar[str] = "exact_match"
+    watched: ClassVar[Split] = "val"
+    learned_at: ClassVar[float] = 0.95
+
+    n_digits: int = 3
+    """Digits of each number."""
+
+    base: int = 10
+    """Of the number system, 2 to 36."""
+
+    reverse: bool = True
+    """Write the least significant digit of the sum first, so that each carry comes from what is written."""
+
+    enriched: float = 0.5
+    """Share of training problems in which a column sums to base - 1 half of the time."""
+
+    room: int | None = None
+    """Digits that the source has room for; what is left over is padding."""
+
+    held_out: float = 0.1
+    """Share of all problems that are tested on, half of it, or validated on."""
+
+    n_test: int = 10_000
+    """Problems of the test split; of val a fifth."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.base <= len(DIGITS):
+            raise ValueError(f"expected a base of 2 to {len(DIGITS)}, got {self.base}; change it")
+        if self.n_digits < 1 or self.base ** (2 * self.n_digits) >= 2**62:
+            raise ValueError(
+                f"expected 1 digit or more, and fewer than 2^62 problems, got n_digits={self.n_digits} in "
+                f"base {self.base}; change it"
+            )
+        if self.wide < self.n_digits:
+            raise ValueError(f"expected room for {self.n_digits} digits, got room={self.room}; raise it")
+        for name in ("enriched", "held_out"):
+            if not 0 <= getattr(self, name) <= 1 or (name == "held_out" and not 0 < self.held_out < 1):
+                raise ValueError(f"expected {name} to be a share, got {getattr(self, name)}; change it")
+        if self.n_test < 10 or self.seed < 0:
+            raise ValueError(f"expected n_test >= 10 and seed >= 0, got {self.n_test}, {self.seed}; raise it")
+
+    @property
+    def wide(self) -> int:
+        """Digits that the source has room for."""
+        return self.n_digits if self.room is None else self.room
+
+    @property
+    def n_source(self) -> int:
+        """Tokens of the source."""
+        return 2 * self.wide + 1
+
+    @property
+    def n_target(self) -> int:
+        """Tokens that are answered: the digits of the sum, and the end."""
+        return self.n_digits + 2
+
+    @property
+    def plus(self) -> int:
+        """The id of ``+``."""
+        return self.base
+
+    @property
+    def equals(self) -> int:
+        """The id of ``=``, with which the target starts."""
+        return self.base + 1
+
+    @property
+    def end(self) -> int:
+        """The id of the end."""
+        return self.base + 2
+
+    @property
+    def padding(self) -> int:
+        """The id of padding."""
+        return self.base + 3
+
+    @property
+    def d_vocab(self) -> int:
+        """How many ids there are."""
+        return self.base + 4
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The positions whose answers count."""
+        return tuple(range(-self.n_target, 0))
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """The column of the sum that each answer but the last is of, 0 the least significant."""
+        up = range(self.n_digits + 1)
+        return tuple(up if self.reverse else reversed(up))
+
+    @property
+    def problems(self) -> int:
+        """How many problems there are."""
+        return self.base ** (2 * self.n_digits)
+
+    @property
+    def trivial(self) -> float:
+        """The exact match of always writing the most frequent sum."""
+        return self.base**-self.n_digits
+
+    # ---- which problems -------------------------------------------------------------------
+
+    def sample(self, n: int, generator: torch.Generator, variables: bool = True) -> Batch:
+        """n problems to train on, ``enriched`` of them with many columns that sum to base - 1."""
+        found: list[Tensor] = []
+        while sum(map(len, found)) < n:
+            digits = self._draw(n + n // 4 + 16, generator)
+            found.append(digits[self._share(self._numbers(digits)) >= self.held_out])
+        return self.batch(*self._numbers(torch.cat(found)[:n]), variables)
+
+    def dataset(self, split: Split) -> Batch:
+        """Fixed problems: of test and val held-out ones, drawn evenly; of train ones that only measure.
+
+        Raises:
+            ValueError: no such split.
+        """
+        if split not in ("train", "val", "test"):
+            raise ValueError(f"expected split train, val or test, got {split!r}; there is no other")
+        generator = torch.Generator().manual_seed(
+            self.seed + 10**6 * (1 + ("train", "val", "test").index(split))
+        )
+        n = self.n_test if split == "test" else self.n_test // 5
+        if split == "train":
+            return self.sample(n, generator)
+        low, high = (0.0, self.held_out / 2) if split == "test" else (self.held_out / 2, self.held_out)
+        found: list[Tensor] = []
+        while sum(map(len, found)) < n:
+            some = self._every(generator) if self.problems <= ENUMERATED else self._uniform(20 * n, generator)
+            share = self._share(some)
+            found.append(torch.stack(some, 1)[(share >= low) & (share < high)])
+            if self.problems <= ENUMERATED:
+                break
+        a, b = torch.cat(found)[:n].unbind(1)
+        if not len(a):
+            raise ValueError(
+                f"expected held-out problems, got none of {self.problems}; raise held_out or n_digits"
+            )
+        return self.batch(a, b)
+
+    def with_cascade(self, length: int, held_out: bool = False, n: int = 10_000) -> Batch:
+        """Problems whose longest cascade has that length: all of them where there are not too many.
+
+        Args:
+            held_out: only those that were not trained on.
+            n: how many, at most, where they are drawn.
+
+        Raises:
+            ValueError: a length that there is not.
+        """
+        if not 0 <= length <= self.n_digits:
+            raise ValueError(f"expected a cascade of 0 to {self.n_digits} columns, got {length}; change it")
+        generator = torch.Generator().manual_seed(self.seed + 5 * 10**6)
+        if self.problems <= ENUMERATED:
+            some = self._every(generator)
+        else:
+            some = self._numbers(self._draw(40 * n, generator, enriched=1.0))
+        kept = self._columns(*some)["cascade"].amax(1) == length
+        if held_out:
+            kept &= self._share(some) < self.held_out
+        a, b = (x[kept] for x in some)
+        few = len(a) if self.problems <= ENUMERATED else n
+        return self.batch(a[:few], b[:few])
+
+    def _uniform(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return self._numbers(self._draw(n, generator, enriched=0.0))
+
+    def _every(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        order = torch.randperm(self.problems, generator=generator)
+        return order // self.base**self.n_digits, order % self.base**self.n_digits
+
+    def _draw(
+        self, n: int, generator: torch.Generator, enriched: float | None = None
+    ) -> Int[Tensor, "n two digits"]:
+        """Digits of both numbers, least significant first."""
+        digits = torch.randint(self.base, (n, 2, self.n_digits), generator=generator)
+        share = self.enriched if enriched is None else enriched
+        nines = torch.rand(n, 1, generator=generator) < share
+        nines = nines & (torch.rand(n, self.n_digits, generator=generator) < 0.5)
+        digits[:, 1] = torch.where(nines, self.base - 1 - digits[:, 0], digits[:, 1])
+        return digits
+
+    def _numbers(self, digits: Int[Tensor, "n two digits"]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        a, b = (digits * self._powers(self.n_digits)).sum(-1).unbind(1)
+        return a, b
+
+    def _powers(self, n: int) -> Int[Tensor, " n"]:
+        return torch.tensor([self.base**i for i in range(n)])
+
+    def _digits(self, x: Int[Tensor, " n"], n: int) -> Int[Tensor, "n digit"]:
+        """Least significant first."""
+        return (x[:, None] // self._powers(n)) % self.base
+
+    def _share(self, problem: tuple[Tensor, Tensor]) -> Float[Tensor, " n"]:
+        """A number in [0, 1) that looks random and is the same for a problem at every time: splitmix64."""
+        x = problem[0] * self.base**self.n_digits + problem[1] + (self.seed + 1) * -7046029254386353131
+        for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+            x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
+        return ((x ^ (x >> 31)) & ((1 << 53) - 1)).double() / (1 << 53)
+
+    # ---- as tokens ------------------------------------------------------------------------
+
+    def batch(self, a: Int[Tensor, " n"], b: Int[Tensor, " n"], variables: bool = True) -> Batch:
+        """Problems as tokens, with the target as it should be.
+
+        Raises:
+            ValueError: numbers that n digits do not hold.
+        """
+        most = self.base**self.n_digits
+        if len(a) == 0 or min(int(a.min()), int(b.min())) < 0 or max(int(a.max()), int(b.max())) >= most:
+            raise ValueError(
+                f"expected numbers of {self.n_digits} digits, 0 to {most - 1}, at least one pair"
+            )
+        written = self._digits(a + b, self.n_digits + 1)
+        written = written if self.reverse else written.flip(1)
+        ends = written.new_full((len(a), 1), self.end)
+        prompt, mask = self._prompt(a, b)
+        return Batch(
+            inputs=torch.cat((prompt, written), 1),
+            targets=torch.cat((written, ends), 1),
+            read=self.read,
+            mask=None if mask is None else torch.cat((mask, torch.ones_like(written).bool()), 1),
+            variables=self._columns(a, b) if variables else {},
+        )
+
+    def _prompt(
+        self, a: Int[Tensor, " n"], b: Int[Tensor, " n"]
+    ) -> tuple[Int[Tensor, "n prompt"], Bool[Tensor, "n prompt"] | None]:
+        """The source and ``=``, and where they are real if not everywhere."""
+        tokens = a.new_full((len(a), self.n_source + 1), self.padding)
+        n = self.n_digits
+        tokens[:, :n], tokens[:, n] = self._digits(a, n).flip(1), self.plus
+        tokens[:, n + 1 : 2 * n + 1], tokens[:, -1] = self._digits(b, n).flip(1), self.equals
+        return tokens, None if self.wide == n else tokens != self.padding
+
+    def _columns(self, a: Int[Tensor, " n"], b: Int[Tensor, " n"]) -> dict[str, Tensor]:
+        n = self.n_digits
+        sums = self._digits(a, n) + self._digits(b, n)
+        carry = torch.zeros(len(a), n + 1, dtype=torch.long)
+        cascade, kind = torch.zeros_like(carry), torch.zeros_like(carry)
+        nine = sums == self.base - 1
+        for i in range(n):
+            carry[:, i + 1] = (sums[:, i] + carry[:, i]) >= self.base
+            handed = carry[:, i + 1].bool() & nine[:, i]
+            cascade[:, i + 1] = carry[:, i + 1] * (1 + handed * cascade[:, i])
+            kind[:, i + 1] = carry[:, i + 1] + handed.long()
+        return {
+            "a": a, "b": b, "sum": a + b, "digit_sum": sums, "carry_in": carry, "carry_out": carry[:, 1:],
+            "sum_is_9": nine, "cascade": cascade, "class": kind, "longest": cascade.amax(1),
+        }  # fmt: skip
+
+    def prompts(self, texts: Sequence[str]) -> Int[Tensor, "n prompt"]:
+        """Problems such as ``"123+456="`` as tokens, to be written on after ``=``; no text has a sum yet.
+
+        Raises:
+            ValueError: no problems, or one that is not two numbers of at most n digits of the base.
+        """
+        pairs = [self._parsed(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        if not pairs:
+            raise ValueError('expected problems such as "123+456=", got none; give at least one')
+        a, b = torch.tensor(pairs).T
+        return self._prompt(a, b)[0]
+
+    def _parsed(self, text: str) -> tuple[int, int]:
+        wanted = f"two numbers of 1 to {self.n_digits} digits of {DIGITS[: self.base]}, as in '12+34='"
+        parts = text.strip().removesuffix("=").split("+")
+        if len(parts) != 2:
+            raise ValueError(f"expected {wanted}, got {text!r}; put one + between them")
+        for part in parts:
+            strange = sorted(set(part.lower()) - set(DIGITS[: self.base]))
+            if strange or not 1 <= len(part) <= self.n_digits:
+                raise ValueError(
+                    f"expected {wanted}, got {text!r}"
+                    + (f" with {strange}" if strange else f" with {len(part)} digits in {part!r}")
+                    + "; change it, or build a task with another base or more digits"
+                )
+        return int(parts[0], self.base), int(parts[1], self.base)
+
+    def text(self, tokens: Int[Tensor, " pos"]) -> str:
+        """Tokens as they are read: digits, ``+``, ``=``, ``$`` for the end and ``_`` for padding."""
+        characters = [*DIGITS[: self.base], "+", "=", "$", "_"]
+        return "".join(characters[int(token)] for token in tokens)
+
+    def value(self, tokens: Int[Tensor, " pos"]) -> int | None:
+        """The number that was written, up to the end; ``None`` if it is none."""
+        digits = [int(token) for token in tokens]
+        digits = digits[: digits.index(self.end)] if self.end in digits else digits
+        if not digits or any(digit >= self.base for digit in digits):
+            return None
+        upward = digits if self.reverse else digits[::-1]
+        return sum(digit * self.base**i for i, digit in enumerate(upward))
+
+    # ---- scores ---------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def score(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> float:
+        """The share of problems of which all answers are right.
+
+        Greedy decoding writes these problems right, and no others: up to the first wrong answer it has
+        written what the targets say, and so has seen what teacher forcing shows.
+        """
+        return self.right(outputs, batch).all(1).double().mean().item()
+
+    @torch.no_grad()
+    def measures(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> dict[str, float]:
+        """The share of right answers, teacher-forced."""
+        return {"token_accuracy": self.right(outputs, batch).double().mean().item()}
+
+    def right(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> Bool[Tensor, "batch read"]:
+        """Which answers are right."""
+        return outputs.argmax(-1) == batch.targets

@@ -125,7 +125,7 @@ def by_network(runs: list[Run]) -> str:
 
 
 def main(root: str = "runs/studies", target: str = "RESULTS.md") -> None:
-    """Read the finished studies below a folder and write the page."""
+    """Write the page from the finished studies below a folder; those without runs keep their sections."""
     by_study: dict[str, list[Run]] = defaultdict(list)
     for run in list_runs(root, kind="study"):
         if run.finished:
@@ -133,10 +133,18 @@ def main(root: str = "runs/studies", target: str = "RESULTS.md") -> None:
     if not by_study:
         raise SystemExit(f"expected finished studies below {root}, found none; run `make studies`")
     pages = {"regex-language": by_language, "linear-regression": by_network}
-    parts = [HEAD]
-    for study, runs in sorted(by_study.items()):
-        parts += [f"## {study}\n", pages.get(study, by_seed)(runs) + "\n"]
-    Path(target).write_text("\n".join(parts))
+    sections = kept(Path(target))
+    sections |= {study: pages.get(study, by_seed)(runs) for study, runs in by_study.items()}
+    parts = [f"## {study}\n\n{text}\n" for study, text in sorted(sections.items())]
+    Path(target).write_text("\n".join([HEAD, *parts]))
+
+
+def kept(page: Path) -> dict[str, str]:
+    """The sections of a page that is there already, by study."""
+    if not page.exists():
+        return {}
+    parts = [part.partition("\n") for part in page.read_text().split("\n## ")[1:]]
+    return {study: text.strip() for study, _, text in parts}
 
 
 if __name__ == "__main__":

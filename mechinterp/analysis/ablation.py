@@ -18,7 +18,7 @@ from mechinterp.analysis.checks import check_inputs, check_model, chosen
 from mechinterp.analysis.effects import effects_result
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.patches import STREAMS, Patch, donor_names, patches_of
-from mechinterp.analysis.references import check_reference, references
+from mechinterp.analysis.references import check_reference, random_signs, references
 from mechinterp.analysis.setting import MEMORY, Metric, Progress, Setting
 from mechinterp.analysis.sweeps import sweep
 from mechinterp.result import Result
@@ -82,7 +82,7 @@ def ablation(
         model, names, reference, inputs, held_out,
         attention_mask=attention_mask, held_out_mask=held_out_mask, seed=seed,
     )  # fmt: skip
-    signed = {name: _random_signs(own[name], becomes[name], seed) for name in names}
+    signed = {name: random_signs(own[name], becomes[name], seed) for name in names}
     patches = patches_of(axes, inputs.shape[1], groups)
     found = []
     for turn, donor in enumerate((becomes, signed)):
@@ -183,12 +183,6 @@ def _span(name: Any, direction: Tensor, width: int) -> Float[Tensor, "d_model k"
         )
     _, sizes, basis = torch.linalg.svd(rows, full_matrices=False)
     return basis[sizes > 1e-6 * sizes.max()].mT
-
-
-def _random_signs(own: Tensor, becomes: Tensor, seed: int) -> Tensor:
-    """A change of the same size at every coordinate, in a direction that means nothing."""
-    signs = torch.randint(2, own.shape, generator=torch.Generator().manual_seed(seed)).to(own) * 2 - 1
-    return own + signs * (becomes - own)
 
 
 def _axes(

@@ -79,3 +79,9 @@ def check_reference(kind: str, inputs: Tensor, held_out: Tensor | None) -> None:
             f"expected held_out examples of shape {tuple(inputs.shape[1:])} each, got "
             f"{tuple(held_out.shape[1:])}; means and donors go position by position"
         )
+
+
+def random_signs(own: Tensor, becomes: Tensor, seed: int) -> Tensor:
+    """A change of the same size at every coordinate, in a direction that means nothing."""
+    signs = torch.randint(2, own.shape, generator=torch.Generator().manual_seed(seed)).to(own) * 2 - 1
+    return own + signs * (becomes - own)

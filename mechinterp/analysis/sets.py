@@ -103,13 +103,27 @@ def ablate_sets(
         reference: by hook name, ``z`` of layers and ``mlp_out`` of layers, of a batch of 1 or of all.
         fast: start at the first layer ablated, where the model can; otherwise whole forward passes.
     """
-    way = _reruns if fast and setting.can_rerun else _whole_runs
     found: dict[int, Tensor] = {}
-    for which, outputs in way(setting, sets, reference):
+    for which, outputs in ablated(setting, sets, reference, fast):
         found[which] = setting.measure(outputs, sets[which])
         if progress is not None:
             progress(len(found), len(sets))
     return torch.stack([found[which] for which in range(len(sets))])
+
+
+def ablated(
+    setting: Setting,
+    sets: Sequence[Collection[Component]],
+    reference: Mapping[str, Tensor],
+    fast: bool = True,
+) -> Iterator[tuple[int, Float[Tensor, "batch read out"]]]:
+    """Outputs with each set of components at its reference values, beside its place in the list.
+
+    Args:
+        reference, fast: as ``ablate_sets``.
+    """
+    way = _reruns if fast and setting.can_rerun else _whole_runs
+    return way(setting, sets, reference)
 
 
 def _chunks(setting: Setting, sets: Sequence[Collection[Component]]) -> Iterator[list[int]]:

@@ -1,10 +1,10 @@
 """An encoder-decoder that adds exactly, its weights written down by hand.
 
 Least significant digit first, the carry need not be remembered: it shows in what was written. Four heads of
-cross-attention read by position, for the digit o_i of column i, the digits a_i and b_i, which add up to u, and
-those of the column before; together with the o_{i-1} just written these give
-``z = a_{i-1} + b_{i-1} - o_{i-1}``, which is -1 or 0 without a carry and base - 1 or base with one. The MLP
-turns z into the carry c, and ``v = u + z / base`` into whether column i wraps, with two neurons each:
+cross-attention read by position: for the digit o_i of column i, the digits a_i and b_i, which add up to u,
+and those of the column before. Together with the o_{i-1} just written these give
+``z = a_{i-1} + b_{i-1} - o_{i-1}``, which is -1 or 0 without a carry and B - 1 or B with one. The MLP turns
+z into the carry c, and ``v = u + z / B`` into whether column i wraps, with two neurons each:
 
     c = relu(z / (B - 1)) - relu((z - B + 1) / (B - 1))
     wrap = relu((v - B + 1) / s) - relu((v - B + 1/B) / s),  s = 1 - 1/B
@@ -25,8 +25,8 @@ from mechinterp.models.factories import digit_addition as build
 from mechinterp.tasks.digit_addition import DigitAddition
 
 READ, U, Z, WRITTEN, POSITIONS = range(5)
-"""Coordinates of the stream: the digit of a token, the sums u and z, what the MLP adds to u, and from the last
-on one for each position."""
+"""Coordinates of the stream: a token's digit, the sums u and z, what the MLP adds to u, and from the last on
+one for each position."""
 SHARP = 40.0
 """Score of the position that a head looks at; the others have 0."""
 

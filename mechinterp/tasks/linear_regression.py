@@ -197,9 +197,9 @@ class LinearRegression(Task):
 
     @property
     def learned_at(self) -> float:  # type: ignore[override]
-        """Three quarters of what one layer of linear attention can explain: a layer of softmax attention,
-        which has another optimum, explains some four fifths of it."""
-        return 0.75 * self.ceiling
+        """Two thirds of what one layer of linear attention can explain: a layer of softmax attention, which
+        has another optimum, comes to some three quarters of it."""
+        return 2 / 3 * self.ceiling
 
     @property
     def ceiling(self) -> float:  # type: ignore[override]

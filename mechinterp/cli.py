@@ -18,11 +18,13 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 STUDIES = {
+    "digit-addition": ("digit_addition", "DigitAdditionStudy"),
     "linear-regression": ("linear_regression", "LinearRegressionStudy"),
     "modular-addition": ("modular_addition", "ModularAdditionStudy"),
     "regex-language": ("regex_language", "RegexLanguageStudy"),
 }
 TRAININGS = {
+    "digit-addition": ("DigitAddition", "digit_addition", "DIGIT_ADDITION"),
     "modular-addition": ("ModularAddition", "modular_addition", "MODULAR_ADDITION"),
     "linear-regression": ("LinearRegression", "linear_regression", "LINEAR_REGRESSION"),
 }

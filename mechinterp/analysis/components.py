@@ -25,7 +25,7 @@ from mechinterp.result import Result
 
 REFERENCES = ("zero", "mean", "resample")
 Measure = Callable[[Tensor, Tensor], Tensor]
-"""Takes which answers are right and their losses in nats, both ``[..., example, read]``, gives a number for each
+"""Takes which answers are right and their losses in nats, both ``[..., example, read]``, gives a number an
 example, ``[..., example]``."""
 
 

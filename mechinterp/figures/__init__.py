@@ -15,6 +15,19 @@ from mechinterp.figures.automata import (
     sweep_dots,
     transition_grid,
 )
+from mechinterp.figures.digits import (
+    alignment_map,
+    brought_bars,
+    cascade_lines,
+    column_map,
+    example_grid,
+    forcing_dots,
+    head_dots,
+    longer_bars,
+    loss_map,
+    match_dots,
+    order_lines,
+)
 from mechinterp.figures.erasure import erasure_bars
 from mechinterp.figures.frequencies import (
     bars,
@@ -111,6 +124,20 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "higher_d": shift_map,
     "optimum_by_setting": ratio_dots,
     "deep_by_dimension": ratio_dots,
+    "exact_matches": match_dots,
+    "order_curves": order_lines,
+    "cascades": cascade_lines,
+    "head_exact_match": loss_map,
+    "head_token_accuracy": loss_map,
+    "head_loss": loss_map,
+    "head_columns": column_map,
+    "head_sets": head_dots,
+    "column_alignment": alignment_map,
+    "carry_heads": brought_bars,
+    "digit_heads": brought_bars,
+    "attention_example": example_grid,
+    "teacher_forcing": forcing_dots,
+    "more_digits": longer_bars,
 }
 
 

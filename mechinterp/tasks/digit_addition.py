@@ -11,11 +11,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp.tasks.base import Batch, Split, Task
+from mechinterp.tasks.digits import (
+    columns_of,
+    digits_of,
+    draw_digits,
+    hashed,
+    numbers_of,
+    pairs_of_digits,
+)
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-CLASSES = ("BaseAdd", "UseCarry1", "UseSum9")
-"""What a column of the sum needs: its two digits; also the carry that the column before makes by itself; or
-one that is handed on from further below by columns that sum to base - 1 (Quirke & Barez 2024, section 3)."""
 ENUMERATED = 1 << 21
 """Up to so many problems the held-out ones are listed, so that none is drawn twice."""
 
@@ -34,8 +39,8 @@ class DigitAddition(Task):
 
     Variables of a batch, column by column from the least significant: ``digit_sum``, ``carry_out`` and
     ``sum_is_9`` (base - 1, [batch, n]), ``carry_in``, ``cascade`` (over how many columns the carry that
-    comes in has run, 0 without one) and ``class`` (index of ``CLASSES``) with a further column for the top
-    digit ([batch, n + 1]). Of the whole: ``a``, ``b``, ``sum`` and ``longest``, the longest cascade.
+    comes in has run, 0 without one) and ``class`` (index of ``digits.CLASSES``), with a further column for
+    the top digit ([batch, n + 1]). Of the whole: ``a``, ``b``, ``sum`` and ``longest``, the longest cascade.
 
     Raises:
         ValueError: sizes or shares that cannot be.
@@ -136,6 +141,14 @@ class DigitAddition(Task):
         return tuple(up if self.reverse else reversed(up))
 
     @property
+    def column_of(self) -> dict[str, tuple[int, ...]]:
+        """The column of each position, -1 where there is none: of the ``source``, of what each position of
+        the target is to ``answer``, and of what is ``written`` at it."""
+        down = tuple(range(self.n_digits))[::-1]
+        source = (*down, -1, *down, *(-1 for _ in range(2 * (self.wide - self.n_digits))))
+        return {"source": source, "answer": (*self.columns, -1), "written": (-1, *self.columns)}
+
+    @property
     def problems(self) -> int:
         """How many problems there are."""
         return self.base ** (2 * self.n_digits)
@@ -151,9 +164,10 @@ class DigitAddition(Task):
         """n problems to train on, ``enriched`` of them with many columns that sum to base - 1."""
         found: list[Tensor] = []
         while sum(map(len, found)) < n:
-            digits = self._draw(n + n // 4 + 16, generator)
-            found.append(digits[self._share(self._numbers(digits)) >= self.held_out])
-        return self.batch(*self._numbers(torch.cat(found)[:n]), variables)
+            some = self._draw(n + n // 4 + 16, generator, self.enriched)
+            found.append(torch.stack(some, 1)[self._share(some) >= self.held_out])
+        a, b = torch.cat(found)[:n].unbind(1)
+        return self.batch(a, b, variables)
 
     def dataset(self, split: Split) -> Batch:
         """Fixed problems: of test and val held-out ones, drawn evenly; of train ones that only measure.
@@ -172,10 +186,10 @@ class DigitAddition(Task):
         low, high = (0.0, self.held_out / 2) if split == "test" else (self.held_out / 2, self.held_out)
         found: list[Tensor] = []
         while sum(map(len, found)) < n:
-            some = self._every(generator) if self.problems <= ENUMERATED else self._uniform(20 * n, generator)
+            some = self._every(generator) if self._few else self._draw(20 * n, generator, 0.0)
             share = self._share(some)
             found.append(torch.stack(some, 1)[(share >= low) & (share < high)])
-            if self.problems <= ENUMERATED:
+            if self._few:
                 break
         a, b = torch.cat(found)[:n].unbind(1)
         if not len(a):
@@ -197,52 +211,49 @@ class DigitAddition(Task):
         if not 0 <= length <= self.n_digits:
             raise ValueError(f"expected a cascade of 0 to {self.n_digits} columns, got {length}; change it")
         generator = torch.Generator().manual_seed(self.seed + 5 * 10**6)
-        if self.problems <= ENUMERATED:
-            some = self._every(generator)
-        else:
-            some = self._numbers(self._draw(40 * n, generator, enriched=1.0))
-        kept = self._columns(*some)["cascade"].amax(1) == length
+        some = self._every(generator) if self._few else self._draw(40 * n, generator, 1.0)
+        kept = columns_of(*some, self.n_digits, self.base)["longest"] == length
         if held_out:
             kept &= self._share(some) < self.held_out
         a, b = (x[kept] for x in some)
-        few = len(a) if self.problems <= ENUMERATED else n
-        return self.batch(a[:few], b[:few])
+        return self.batch(a, b) if self._few else self.batch(a[:n], b[:n])
 
-    def _uniform(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return self._numbers(self._draw(n, generator, enriched=0.0))
+    def pairs(self, kind: str, column: int, n: int = 500) -> tuple[Batch, Batch]:
+        """Pairs of problems whose sums differ by one in one column, by a carry into it or by its own digits.
+
+        Args:
+            kind: ``"carry"`` or ``"digit"``, as ``digits.pairs_of_digits`` says.
+            column: at least 1; 0 is the least significant.
+
+        Returns:
+            The batch with the carry, or the larger digit, and that without.
+
+        Raises:
+            ValueError: another kind, or a column that there is not.
+        """
+        generator = torch.Generator().manual_seed(self.seed + 6 * 10**6)
+        both = pairs_of_digits(kind, column, n, self.n_digits, self.base, generator)
+        more, less = (self.batch(*self._numbers(digits)) for digits in both)
+        return more, less
+
+    @property
+    def _few(self) -> bool:
+        """Whether all problems can be listed."""
+        return self.problems <= ENUMERATED
 
     def _every(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         order = torch.randperm(self.problems, generator=generator)
         return order // self.base**self.n_digits, order % self.base**self.n_digits
 
-    def _draw(
-        self, n: int, generator: torch.Generator, enriched: float | None = None
-    ) -> Int[Tensor, "n two digits"]:
-        """Digits of both numbers, least significant first."""
-        digits = torch.randint(self.base, (n, 2, self.n_digits), generator=generator)
-        share = self.enriched if enriched is None else enriched
-        nines = torch.rand(n, 1, generator=generator) < share
-        nines = nines & (torch.rand(n, self.n_digits, generator=generator) < 0.5)
-        digits[:, 1] = torch.where(nines, self.base - 1 - digits[:, 0], digits[:, 1])
-        return digits
+    def _draw(self, n: int, generator: torch.Generator, enriched: float) -> tuple[Tensor, Tensor]:
+        return self._numbers(draw_digits(n, self.n_digits, self.base, enriched, generator))
 
-    def _numbers(self, digits: Int[Tensor, "n two digits"]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-        a, b = (digits * self._powers(self.n_digits)).sum(-1).unbind(1)
+    def _numbers(self, digits: Int[Tensor, "n two digit"]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        a, b = numbers_of(digits, self.base).unbind(1)
         return a, b
 
-    def _powers(self, n: int) -> Int[Tensor, " n"]:
-        return torch.tensor([self.base**i for i in range(n)])
-
-    def _digits(self, x: Int[Tensor, " n"], n: int) -> Int[Tensor, "n digit"]:
-        """Least significant first."""
-        return (x[:, None] // self._powers(n)) % self.base
-
     def _share(self, problem: tuple[Tensor, Tensor]) -> Float[Tensor, " n"]:
-        """A number in [0, 1) that looks random and is the same for a problem at every time: splitmix64."""
-        x = problem[0] * self.base**self.n_digits + problem[1] + (self.seed + 1) * -7046029254386353131
-        for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
-            x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
-        return ((x ^ (x >> 31)) & ((1 << 53) - 1)).double() / (1 << 53)
+        return hashed(problem[0] * self.base**self.n_digits + problem[1], self.seed)
 
     # ---- as tokens ------------------------------------------------------------------------
 
@@ -257,7 +268,7 @@ class DigitAddition(Task):
             raise ValueError(
                 f"expected numbers of {self.n_digits} digits, 0 to {most - 1}, at least one pair"
             )
-        written = self._digits(a + b, self.n_digits + 1)
+        written = digits_of(a + b, self.n_digits + 1, self.base)
         written = written if self.reverse else written.flip(1)
         ends = written.new_full((len(a), 1), self.end)
         prompt, mask = self._prompt(a, b)
@@ -266,7 +277,7 @@ class DigitAddition(Task):
             targets=torch.cat((written, ends), 1),
             read=self.read,
             mask=None if mask is None else torch.cat((mask, torch.ones_like(written).bool()), 1),
-            variables=self._columns(a, b) if variables else {},
+            variables=columns_of(a, b, self.n_digits, self.base) if variables else {},
         )
 
     def _prompt(
@@ -275,25 +286,9 @@ class DigitAddition(Task):
         """The source and ``=``, and where they are real if not everywhere."""
         tokens = a.new_full((len(a), self.n_source + 1), self.padding)
         n = self.n_digits
-        tokens[:, :n], tokens[:, n] = self._digits(a, n).flip(1), self.plus
-        tokens[:, n + 1 : 2 * n + 1], tokens[:, -1] = self._digits(b, n).flip(1), self.equals
+        tokens[:, :n], tokens[:, n] = digits_of(a, n, self.base).flip(1), self.plus
+        tokens[:, n + 1 : 2 * n + 1], tokens[:, -1] = digits_of(b, n, self.base).flip(1), self.equals
         return tokens, None if self.wide == n else tokens != self.padding
-
-    def _columns(self, a: Int[Tensor, " n"], b: Int[Tensor, " n"]) -> dict[str, Tensor]:
-        n = self.n_digits
-        sums = self._digits(a, n) + self._digits(b, n)
-        carry = torch.zeros(len(a), n + 1, dtype=torch.long)
-        cascade, kind = torch.zeros_like(carry), torch.zeros_like(carry)
-        nine = sums == self.base - 1
-        for i in range(n):
-            carry[:, i + 1] = (sums[:, i] + carry[:, i]) >= self.base
-            handed = carry[:, i + 1].bool() & nine[:, i]
-            cascade[:, i + 1] = carry[:, i + 1] * (1 + handed * cascade[:, i])
-            kind[:, i + 1] = carry[:, i + 1] + handed.long()
-        return {
-            "a": a, "b": b, "sum": a + b, "digit_sum": sums, "carry_in": carry, "carry_out": carry[:, 1:],
-            "sum_is_9": nine, "cascade": cascade, "class": kind, "longest": cascade.amax(1),
-        }  # fmt: skip
 
     def prompts(self, texts: Sequence[str]) -> Int[Tensor, "n prompt"]:
         """Problems such as ``"123+456="`` as tokens, to be written on after ``=``; no text has a sum yet.

@@ -84,6 +84,22 @@ polynomials of high degree, so that single prompts have gradients of any size: c
 heard, and the network goes wild where examples are few; with a short memory of squared gradients Adam
 stumbles."""
 
+DIGIT_ADDITION = {
+    "fast": Recipe(
+        steps=1000,
+        batch_size=512,
+        lr=2e-3,
+        betas=(0.9, 0.98),
+        warmup=100,
+        schedule="cosine",
+        clip_norm=1.0,
+        eval_every=50,
+        checkpoints=21,
+        checkpoint_spacing="linear",
+    )
+}
+"""New problems at every step. Three digits are added without a mistake after 400 steps."""
+
 LINEAR_REGRESSION = {"fast": ONE_LAYER, "layers": LAYERS, "deep": DEEP_REGRESSION}
 
 

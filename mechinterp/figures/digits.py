@@ -1,0 +1,242 @@
+"""Networks that add digit by digit: how well, with which heads, and where these look."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from mechinterp.figures.style import BLUE, DIVERGING, GOLD, GREEN, GREY, RED, SEQUENTIAL, styled
+from mechinterp.result import Result
+
+_COLOURS = (BLUE, RED, GREEN, GOLD, "#7b5ea7", "#2aa5a0", "#555")
+
+
+def match_dots(result: Result) -> go.Figure:
+    """Exact match of each network, with its interval, beside the untrained ones."""
+    names = [str(name) for name in result.values.network.values]
+    low, high = (result.extra[end].values for end in ("low", "high"))
+    figure, y = go.Figure(), result.values.values
+    figure.add_scatter(
+        x=y, y=names, mode="markers+text", name="trained, 95 %", text=[f"{v:.4f}" for v in y],
+        textposition="middle left", marker={"size": 9, "color": BLUE},
+        error_x={"array": high - y, "arrayminus": y - low, "symmetric": False},
+    )  # fmt: skip
+    figure.add_scatter(
+        x=result.control.values, y=names, mode="markers", name=result.control_kind,
+        marker={"size": 9, "color": GREY, "symbol": "x"},
+    )  # fmt: skip
+    figure.update_xaxes(title="share of held-out problems written right", range=[-0.05, 1.08])
+    figure.update_yaxes(autorange="reversed")
+    styled(figure, "Exact match, written greedily", height=200 + 38 * len(names))
+    return figure.update_layout(margin={"l": 200}, legend={"y": -0.32})
+
+
+def order_lines(result: Result) -> go.Figure:
+    """Exact match along training, network by network."""
+    figure = go.Figure()
+    for colour, name in zip(_COLOURS, result.values.network.values):
+        figure.add_scatter(
+            x=result.values.step.values, y=result.values.sel(network=name).values, name=str(name),
+            mode="lines+markers", marker={"size": 4}, line={"color": colour},
+        )  # fmt: skip
+    figure.update_xaxes(title="step")
+    figure.update_yaxes(title="exact match, validation problems", range=[-0.02, 1.04])
+    return styled(figure, "Learning to add, by order of digits", height=400)
+
+
+def cascade_lines(result: Result) -> go.Figure:
+    """Exact match along training, a line for each length of the longest carry cascade."""
+    networks = [str(name) for name in result.values.network.values]
+    figure = make_subplots(rows=1, cols=len(networks), subplot_titles=networks, horizontal_spacing=0.09)
+    lengths = [int(x) for x in result.values.longest.values]
+    for column, network in enumerate(networks, start=1):
+        for colour, length in zip(_COLOURS, lengths):
+            y = result.values.sel(network=network, longest=length).values
+            label = "no carry" if length == 0 else f"carry over {length} column{'s' * (length > 1)}"
+            figure.add_scatter(
+                x=result.values.step.values, y=y, name=label, legendgroup=label, showlegend=column == 1,
+                mode="lines+markers", marker={"size": 4}, line={"color": colour}, row=1, col=column,
+            )  # fmt: skip
+    figure.update_xaxes(title="step")
+    figure.update_yaxes(range=[-0.02, 1.04])
+    figure.update_yaxes(title="exact match, held-out problems", col=1)
+    styled(figure, "The further a carry runs, the later it is learned", height=420)
+    return figure.update_layout(margin={"t": 84})
+
+
+def loss_map(result: Result) -> go.Figure:
+    """What the ablation of each head costs under each reference; a dot marks p ≤ .05."""
+    names, kinds = ([str(x) for x in result.values[axis].values] for axis in ("component", "reference"))
+    effect, p = result.extra["effect"].values, result.extra["p_value"].values
+    what = result.name.removeprefix("head_").replace("_", " ") + " (nats)" * (result.name == "head_loss")
+    limit = max(float(np.abs(effect).max()), 1e-9)
+    better = DIVERGING[:-2] if result.name != "head_loss" else DIVERGING
+    text = [[f"{v:+.2f}{' ●' * bool(q <= 0.05)}" for v, q in zip(*row)] for row in zip(effect.T, p.T)]
+    figure = go.Figure(
+        go.Heatmap(
+            z=effect.T, x=kinds, y=names, zmin=-limit, zmax=limit, zmid=0, colorscale=better,
+            text=text, texttemplate="%{text}", textfont={"size": 10.5},
+            colorbar={"title": {"text": f"change of<br>{what}"}, "thickness": 14},
+        )
+    )  # fmt: skip
+    figure.update_xaxes(title="what the head's output becomes", type="category")
+    figure.update_yaxes(autorange="reversed")
+    title = f"Ablating one head at a time: {what} {result.trivial:.4g} intact; a dot marks p ≤ .05"
+    height = 190 + 21 * len(names)
+    return styled(figure, title, height=height, legend=False).update_layout(margin={"l": 150})
+
+
+def column_map(result: Result) -> go.Figure:
+    """Right digits lost without each head, by column and by class of column."""
+    names, parts = ([str(x) for x in result.values[axis].values] for axis in ("component", "part"))
+    lost = result.values.values - result.extra["intact"].values
+    limit = max(float(np.abs(lost).max()), 1e-9)
+    figure = go.Figure(
+        go.Heatmap(
+            z=lost, x=parts, y=names, zmin=-limit, zmax=limit, zmid=0, colorscale=DIVERGING[:-2],
+            text=[[f"{v:+.2f}" for v in row] for row in lost], texttemplate="%{text}",
+            textfont={"size": 10.5},
+            colorbar={"title": {"text": "change of the<br>share of right<br>digits"}, "thickness": 14},
+        )
+    )  # fmt: skip
+    figure.update_xaxes(title="column of the sum, and what a column needs", type="category")
+    figure.update_yaxes(autorange="reversed")
+    height = 190 + 21 * len(names)
+    styled(figure, "Right digits without each head (mean ablation)", height=height, legend=False)
+    return figure.update_layout(margin={"l": 150})
+
+
+def alignment_map(result: Result) -> go.Figure:
+    """Attention of each head to the column asked for and to those before it, beside even attention."""
+    names = [str(x) for x in result.values.component.values]
+    shown = {
+        f"{'same column' if k == 0 else f'{k} column before'}": result.values.sel(offset=k).values
+        for k in map(int, result.values.offset.values)
+    }
+    even = result.extra["even"].isel(offset=0).values
+    shown["even, same column"] = even
+    z = np.stack(list(shown.values()), 1)
+    figure = go.Figure(
+        go.Heatmap(
+            z=z, x=list(shown), y=names, zmin=0, zmax=1, colorscale=SEQUENTIAL,
+            text=[["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in z], texttemplate="%{text}",
+            textfont={"size": 10.5}, colorbar={"title": {"text": "share of<br>attention"}, "thickness": 14},
+        )
+    )  # fmt: skip
+    figure.update_xaxes(title="keys, from where a column is asked for", type="category")
+    figure.update_yaxes(autorange="reversed")
+    height = 190 + 21 * len(names)
+    styled(figure, "Where heads look, column by column", height=height, legend=False)
+    return figure.update_layout(margin={"l": 150})
+
+
+def brought_bars(result: Result) -> go.Figure:
+    """The share of a difference that each head brings from the other problem."""
+    names = [str(x) for x in result.values.component.values]
+    gap = float(result.extra["donor"].mean()) - result.trivial
+    other = (result.control.values - result.trivial) / gap
+    figure = go.Figure()
+    figure.add_bar(
+        x=names, y=result.extra["recovered"].values, name="from its twin", marker={"color": BLUE},
+    )  # fmt: skip
+    figure.add_bar(x=names, y=other, name=result.control_kind, marker={"color": GREY})
+    figure.update_layout(barmode="group")
+    figure.update_xaxes(title="head", tickangle=-60, type="category")
+    figure.update_yaxes(title="share of the difference brought")
+    what = "a carry" if result.name == "carry_heads" else "its own digits"
+    styled(figure, f"Problems that differ in one column by {what}: what each head brings", height=460)
+    return figure.update_layout(margin={"b": 150}, legend={"y": -0.55})
+
+
+def head_dots(result: Result) -> go.Figure:
+    """What each head brings of a carry and of a digit, and what becomes without it."""
+    values, figure = result.values, go.Figure()
+    kinds = {
+        "critical": (values.sel(measure="critical").values > 0, RED),
+        "prunable with the others": (values.sel(measure="pruned together").values > 0, GREY),
+    }
+    left = ~np.any([mask for mask, _ in kinds.values()], axis=0)
+    for label, (mask, colour) in {**kinds, "in between": (left, BLUE)}.items():
+        x, y = (values.sel(measure=m).values[mask] for m in ("digit", "carry"))
+        names = [str(name) for name in values.component.values[mask]]
+        shown = [name if max(a, b) >= 0.15 else "" for name, a, b in zip(names, x, y)]
+        figure.add_scatter(
+            x=x, y=y, mode="markers+text", name=label, text=shown, hovertext=names,
+            textposition="top center", textfont={"size": 10.5}, marker={"size": 10, "color": colour},
+        )  # fmt: skip
+    most = 1.15 * max(0.3, float(values.sel(measure=["carry", "digit"]).max()))
+    figure.update_xaxes(title="share of a digit's difference that it brings", range=[-0.05, most])
+    figure.update_yaxes(title="share of a carry's difference that it brings", range=[-0.05, most])
+    return styled(figure, "Heads of the carry and heads of the digits", height=520)
+
+
+def forcing_dots(result: Result) -> go.Figure:
+    """Exact match when written and when forced, and the least that the token accuracy allows."""
+    names = [str(x) for x in result.values.network.values]
+    looks = {
+        "greedy": ("written greedily", BLUE, "circle", 13),
+        "all right when forced": ("all right when forced", GOLD, "x", 8),
+        "bound": ("least that token accuracy allows", GREY, "line-ns-open", 14),
+    }
+    figure = go.Figure()
+    for measure, (label, colour, symbol, size) in looks.items():
+        figure.add_scatter(
+            x=result.values.sel(measure=measure).values, y=names, mode="markers", name=label,
+            marker={"color": colour, "symbol": symbol, "size": size},
+        )  # fmt: skip
+    figure.update_xaxes(title="share of problems")
+    figure.update_yaxes(autorange="reversed")
+    height = 220 + 30 * len(names)
+    styled(figure, "Written and forced, intact and without single heads", height=height)
+    return figure.update_layout(margin={"l": 150}, legend={"y": -0.25})
+
+
+def longer_bars(result: Result) -> go.Figure:
+    """Problems with a digit more than in training, beside those of training."""
+    measures = [str(x) for x in result.values.measure.values]
+    figure = make_subplots(rows=1, cols=2, subplot_titles=measures, horizontal_spacing=0.1)
+    names = [str(x) for x in result.values.problems.values]
+    for column, measure in enumerate(measures, start=1):
+        for array, colour, label in ((result.values, BLUE, "trained"), (result.control, GREY, "untrained")):
+            y = array.sel(measure=measure).values
+            figure.add_bar(
+                x=names, y=y, name=label, legendgroup=label, showlegend=column == 1, marker={"color": colour},
+                text=[f"{v:.3f}" for v in y], textposition="outside", cliponaxis=False, row=1, col=column,
+            )  # fmt: skip
+    figure.update_layout(barmode="group")
+    figure.update_yaxes(range=[0, 1.12])
+    figure.update_yaxes(title="share", col=1)
+    figure.update_xaxes(title="problems")
+    styled(figure, "One digit more than ever in training", height=400)
+    return figure.update_layout(margin={"t": 84})
+
+
+def example_grid(result: Result) -> go.Figure:
+    """Patterns of some heads for one problem; carries are marked by a dot above the digit that takes one."""
+    source, target = result.provenance["source"], result.provenance["target"]
+    carry, columns = result.extra["carry"].values, result.extra["columns"].values
+    answers = [f"{digit}{'•' * bool(carry[column])}" for digit, column in zip(target[1:], columns)] + ["end"]
+    asked = [f"{i}: → {answer}" for i, answer in enumerate(answers)]
+    read = [f"{i}: {x}" for i, x in enumerate(source)]
+    wrote = [f"{i}: {x}" for i, x in enumerate(target)]
+    names = [str(x) for x in result.values.component.values]
+    titles = [f"{name} ({float(result.extra['brings'].sel(component=name)):.2f})" for name in names]
+    across = 3
+    figure = make_subplots(
+        rows=-(-len(names) // across), cols=across, subplot_titles=titles,
+        horizontal_spacing=0.09, vertical_spacing=0.16,
+    )  # fmt: skip
+    for i, name in enumerate(names):
+        x = wrote if ".self." in name and name.startswith("decoder") else read
+        y = read if name.startswith("encoder") else asked
+        z = result.values.sel(component=name).values[: len(y), : len(x)]
+        figure.add_heatmap(
+            z=z, x=x, y=y, zmin=0, zmax=1, colorscale=SEQUENTIAL, showscale=i == 0, row=i // across + 1,
+            col=i % across + 1, colorbar={"title": {"text": "attention"}, "thickness": 14},
+        )  # fmt: skip
+    figure.update_yaxes(autorange="reversed", type="category", tickfont={"size": 10})
+    figure.update_xaxes(type="category", tickfont={"size": 10}, tickangle=-60)
+    rows = -(-len(names) // across)
+    title = f"Heads that bring the carry, in {source}{target} (in brackets the share; • takes a carry)"
+    return styled(figure, title, height=130 + 300 * rows, legend=False).update_layout(margin={"t": 90})

@@ -1,0 +1,155 @@
+"""Which heads add, and where is the carry?
+
+An encoder-decoder writes sums digit by digit. A published homework had 99.85 % of tokens right and 34.9 % of
+problems, which cannot be, and ablated heads from there. Here the network adds; then all 24 heads are ablated,
+pruned, patched and watched.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from mechinterp.result import Claim
+from mechinterp.runs import Run
+from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, silent
+from mechinterp.studies.digit_addition.anatomy import Anatomy
+from mechinterp.studies.digit_addition.claims import judge
+from mechinterp.studies.digit_addition.networks import KINDS, REVERSED, Trained, trained
+from mechinterp.tasks.digit_addition import DigitAddition
+
+__all__ = ["KINDS", "Anatomy", "DigitAdditionStudy", "Trained", "silent", "study", "take_apart", "trained"]
+
+PLAN = (
+    (
+        "The networks",
+        "Problems are held out by a hash, half of them with many columns that sum to nine in training only. "
+        "Each digit is written after those that the network wrote itself.",
+        ("exact_matches", "order_curves", "cascades", "more_digits"),
+    ),
+    (
+        "What forcing says of writing",
+        "Up to its first mistake a network that writes has seen what teacher forcing shows it. So the "
+        "problems written right are those of which every answer is right when forced, and with L answers of "
+        "which a share w is wrong at least 1 - L w of the problems are right.",
+        ("teacher_forcing",),
+    ),
+    (
+        "Heads one at a time",
+        "A head at zero, at its mean at each position, or at its value in another problem.",
+        ("head_exact_match", "head_token_accuracy", "head_loss", "head_columns"),
+    ),
+    (
+        "Heads together",
+        "Which heads are critical, which can go alone, and which can go together.",
+        ("head_sets", "pruning"),
+    ),
+    (
+        "The carry",
+        "Pairs of problems whose sums differ by one in one column: by a carry into it, or by its own digits. "
+        "What each head brings of the difference when its output comes from the other problem.",
+        ("carry_heads", "digit_heads", "attention_example", "column_alignment"),
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitAdditionStudy:
+    """Train encoder-decoders to add digit by digit, take their heads apart, and judge."""
+
+    n_digits: int = 3
+    """Digits of each number."""
+
+    base: int = 10
+    """Of the number system."""
+
+    seeds: int = 3
+    """How many seeds, counted from ``seed``."""
+
+    seed: int = 0
+    """Seed of problems and initial weights."""
+
+    fast: bool = False
+    """Ablate on a quarter of the problems, and train for 600 steps of 1,000."""
+
+    @property
+    def task(self) -> DigitAddition:
+        """The task of the first seed.
+
+        Raises:
+            ValueError: as ``DigitAddition``; or fewer than 2 digits, among which no carry is handed on.
+        """
+        if self.n_digits < 2:
+            raise ValueError(
+                f"expected at least 2 digits, got {self.n_digits}; with one there is no column to carry into"
+            )
+        return DigitAddition(n_digits=self.n_digits, base=self.base, seed=self.seed)
+
+
+def study(config: DigitAdditionStudy, out: str | Path, watch: Watch = silent) -> StudyReport:
+    """Train, take apart, and judge.
+
+    Args:
+        out: the run folder; each network's training is below it, and an interrupted study goes on from there.
+        watch: given a label, a context that yields a callback to follow a training with.
+
+    Returns:
+        The report, already saved in ``out``. Results in it are of the first seed; those of others are in
+        their own folders.
+
+    Raises:
+        KeyboardInterrupt: interrupted; the training's state is saved.
+        ValueError: options that cannot be, or ``out`` holds something else.
+    """
+    clock, task = Stopwatch(), config.task
+    if config.seeds < 1:
+        raise ValueError(f"expected at least 1 seed, got {config.seeds}")
+    run = Run.create(out, {"kind": "study", "study": "digit-addition", **asdict(config)})
+    tasks = [replace(task, seed=seed) for seed in range(config.seed, config.seed + config.seeds)]
+    found = [take_apart(each, run.path / f"seed_{each.seed}", watch, config.fast) for each in tasks]
+    table = judge(found)
+    report = StudyReport(
+        study="digit-addition",
+        title="Addition digit by digit: which heads matter, and where is the carry?",
+        summary=summary(found, table),
+        claims=table,
+        sections=sections_of(PLAN, found[0].results),
+        metrics={
+            "test_score": found[0].greedy[REVERSED],
+            "exact_match": min(one.greedy[REVERSED] for one in found),
+            "steps": found[0].networks[REVERSED].job.step,
+            "train_seconds": round(found[0].networks[REVERSED].job.history.seconds, 2),
+        },
+        seconds=clock.seconds,
+    )
+    report.save(run)
+    return report
+
+
+def take_apart(task: DigitAddition, out: Path, watch: Watch, fast: bool) -> Anatomy:
+    """Train every kind of network on a seed's task, and take them apart; the results are kept in ``out``."""
+    run = Run.create(out, {"kind": "seed", "fast": fast, **task.to_json()})
+    networks = {
+        name: trained(name, task, out / f"network_{number}", watch, steps=600 if fast else 0)
+        for number, name in enumerate(KINDS)
+    }
+    found = Anatomy.of(networks, n=500 if fast else 2000)
+    run.save_results(found.results.values())
+    run.finish({name: one.gate.score for name, one in networks.items()})
+    return found
+
+
+def summary(found: Sequence[Anatomy], table: Sequence[Claim]) -> str:
+    """The finding in a few sentences."""
+    count, task, first = Counter(claim.verdict for claim in table), found[0].task, found[0]
+    scores = [one.greedy[REVERSED] for one in found]
+    return (
+        f"Sums of {task.n_digits} digits in base {task.base}, least significant digit first, by an "
+        f"encoder-decoder of {len(first.heads.ablated.components)} heads: {min(scores):.4f} to "
+        f"{max(scores):.4f} of held-out problems are written right. In the first seed "
+        f"{len(first.heads.critical)} heads are critical, {len(first.heads.redundant)} can go alone, and "
+        f"{len(first.heads.pruned)} together. {len(found)} seed{'s' * (len(found) > 1)}; of {len(table)} "
+        f"claims {count['holds']} hold, {count['fails']} fail and {count['untested']} are untested."
+    )

@@ -1,0 +1,225 @@
+"""Which heads of the encoder-decoder matter, for what, and where they look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+
+from mechinterp.analysis.alignment import column_alignment
+from mechinterp.analysis.components import (
+    Ablated,
+    component_ablation,
+    component_patching,
+    exact_match,
+    mean_loss,
+    token_accuracy,
+)
+from mechinterp.analysis.pruning import prune
+from mechinterp.analysis.sets import Component, components_of
+from mechinterp.hooks import HookPoint, run_with_cache
+from mechinterp.models.generation import Generator
+from mechinterp.result import Result
+from mechinterp.studies.digit_addition.networks import Trained, written
+from mechinterp.tasks.base import Batch
+from mechinterp.tasks.digits import CLASSES
+
+LOST, KEPT = 0.1, 0.01
+"""Of exact match: a head whose ablation costs the first is critical, one below the second redundant alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """What one network's heads were found to do.
+
+    Args:
+        ablated: each without the others.
+        together: exact match without all heads that are redundant by themselves.
+        carry, digit: shares of a carry, and of a digit, that each head brings.
+        results: by name.
+    """
+
+    ablated: Ablated
+    together: float
+    carry: xr.DataArray
+    digit: xr.DataArray
+    results: dict[str, Result]
+
+    @property
+    def lost(self) -> xr.DataArray:
+        """Exact match lost to mean ablation, by component."""
+        return -self.results["head_exact_match"].extra["effect"].sel(reference="mean", drop=True)
+
+    def named(self, most: float = np.inf, least: float = -np.inf) -> list[str]:
+        """Heads whose loss lies within bounds."""
+        return [
+            str(name) for name in self.lost.component.values if least <= self.lost.sel(component=name) < most
+        ]
+
+    @property
+    def critical(self) -> list[str]:
+        """Heads without which a tenth of the problems is lost, by mean ablation."""
+        return self.named(least=LOST)
+
+    @property
+    def redundant(self) -> list[str]:
+        """Heads that can go by themselves for less than a hundredth."""
+        return self.named(most=KEPT)
+
+    @property
+    def pruned(self) -> list[str]:
+        """Heads that can go together for less than a hundredth, in the order found."""
+        curve = self.results["pruning"]
+        return [str(x) for x in curve.extra["order"].values[: prunable(curve.values.values)]]
+
+
+def prunable(curve: np.ndarray) -> int:
+    """How many components can go before a curve has lost ``KEPT`` of what it starts with."""
+    lost = curve < curve[0] - KEPT
+    return int(lost.argmax()) - 1 if lost.any() else len(curve) - 1
+
+
+def heads_of(one: Trained, n: int = 2000) -> Heads:
+    """Ablate, patch, prune and align all heads of a network."""
+    batch, others = one.task.dataset("test")[slice(0, n)], one.task.dataset("val")
+    chosen, common = components_of(one.model), {"read": batch.read, "gate": one.gate}
+    ablated = component_ablation(
+        one.model, batch.inputs, batch.targets, chosen, held_out=others.inputs, **common
+    )
+    measures = {
+        "head_exact_match": exact_match,
+        "head_token_accuracy": token_accuracy,
+        "head_loss": mean_loss,
+    }
+    results = {name: ablated.effect(measure, name) for name, measure in measures.items()}
+    results["head_columns"] = by_column(ablated, one, batch)
+    results["pruning"] = prune(
+        one.model, batch.inputs, lambda x: one.task.right(x, batch).all(1).double(), chosen,
+        held_out=others.inputs, **common,
+    )  # fmt: skip
+    stacks = {
+        "encoder": ("source", "source"),
+        "decoder": ("answer", "written"),
+        "cross": ("answer", "source"),
+    }
+    place = one.task.column_of
+    results["column_alignment"] = column_alignment(
+        one.model, batch.inputs, {stack: (place[q], place[k]) for stack, (q, k) in stacks.items()}, chosen,
+        untrained=one.untrained, gate=one.gate,
+    )  # fmt: skip
+    shares = {}
+    for kind in ("carry", "digit"):
+        found = [patched(one, kind, column, chosen) for column in range(1, one.task.n_digits)]
+        results[f"{kind}_heads"] = found[0]
+        shares[kind] = sum(each.extra["recovered"] for each in found) / len(found)
+    results["attention_example"] = attention_example(one, shares["carry"])
+    draft = Heads(
+        ablated=ablated, together=0.0, carry=shares["carry"], digit=shares["digit"], results=results
+    )
+    gone = [Component.named(name) for name in draft.redundant]
+    together = generated(one, batch, others, gone).double().mean().item() if gone else 1.0
+    return Heads(
+        ablated=ablated, together=together, carry=draft.carry, digit=draft.digit, results=results
+    )  # fmt: skip
+
+
+def by_column(ablated: Ablated, one: Trained, batch: Batch) -> Result:
+    """Right digits without each head, by column and by class of column; mean ablation."""
+    task, right = one.task, ablated.without.right[ablated.references.index("mean")]
+    order = [task.columns.index(column) for column in range(task.n_digits + 1)]
+    kinds = batch.variables["class"]
+
+    def cells(answers: torch.Tensor) -> torch.Tensor:
+        digits = answers[..., order].double()
+        classes = [(digits * (kinds == i)).sum((-2, -1)) / (kinds == i).sum() for i in range(len(CLASSES))]
+        return torch.cat((digits.mean(-2), torch.stack(classes, -1)), -1)
+
+    names = [f"10^{column}" if task.base == 10 else f"{task.base}^{column}" for column in range(len(order))]
+    coords = {"component": [str(each) for each in ablated.components], "part": [*names, *CLASSES]}
+    control = ablated.control.right[ablated.references.index("mean")]
+    values, others = (
+        xr.DataArray(
+            cells(x).numpy(), dims=list(coords), coords=coords, attrs={"units": "share of right digits"}
+        )
+        for x in (right, control)
+    )
+    return Result(
+        name="head_columns",
+        values=values,
+        trivial=1 / task.base,
+        control=others,
+        control_kind="a change of the same size with random signs",
+        provenance={**ablated.provenance, "n": len(batch), "reference": "mean"},
+        extra={"intact": xr.DataArray(cells(ablated.intact.right).numpy(), dims="part")},
+    )
+
+
+def patched(one: Trained, kind: str, column: int, chosen: Sequence[Component]) -> Result:
+    """Each head's output from the problem with the carry, or the larger digit, in the one without."""
+    more, less = one.task.pairs(kind, column)
+    place = one.task.columns.index(column)
+    right, wrong = (batch.targets[:, place, None] for batch in (more, less))
+
+    def metric(outputs: torch.Tensor) -> torch.Tensor:
+        return (outputs[:, 0].gather(1, right) - outputs[:, 0].gather(1, wrong))[:, 0]
+
+    read = (place - one.task.n_target,)
+    return component_patching(
+        one.model, more.inputs, less.inputs, metric, chosen, read=read, name=f"{kind}_heads", gate=one.gate
+    )
+
+
+@torch.no_grad()
+def generated(one: Trained, batch: Batch, others: Batch, gone: Sequence[Component]) -> torch.Tensor:
+    """Which problems the network writes right, greedily, with components at their means, ``[n]``."""
+    hooks = sorted({each.hook for each in gone})
+    _, cache = run_with_cache(one.model, others.inputs, names=hooks)
+    means = {hook: cache[hook].mean(0, keepdim=True) for hook in hooks}
+
+    def to_mean(tensor: torch.Tensor, hook: HookPoint) -> torch.Tensor:
+        tensor = tensor.clone()
+        for each in gone:
+            if each.hook == hook.name:
+                tensor[:, :, each.head] = means[each.hook][:, : tensor.shape[1], each.head]
+        return tensor
+
+    with one.model.hooks(fwd_hooks=[(hook, to_mean) for hook in hooks]):
+        return (written(one.model, one.task, batch) == batch.targets).all(1)
+
+
+def attention_example(one: Trained, carry: xr.DataArray, shown: int = 6) -> Result:
+    """The patterns of the heads that bring the carry, for one problem whose carry runs all the way."""
+    batch = one.task.with_cascade(one.task.n_digits)[slice(0, 2)]
+    order = np.argsort(-carry.values)[:shown]
+    heads = [Component.named(str(carry.component.values[i])) for i in order]
+    size = max(one.task.n_source, one.task.n_target)
+
+    def patterns(model: Generator) -> np.ndarray:
+        hooks = [each.hook.replace("hook_z", "hook_pattern") for each in heads]
+        _, cache = run_with_cache(model, batch.inputs, names=sorted(set(hooks)))
+        found = np.full((len(heads), size, size), np.nan)
+        for row, (each, hook) in enumerate(zip(heads, hooks)):
+            pattern = cache[hook][0, each.head].numpy()
+            found[row, : pattern.shape[0], : pattern.shape[1]] = pattern
+        return found
+
+    text, n_source = one.task.text(batch.inputs[0]), one.task.n_source
+    coords, dims = {"component": [str(each) for each in heads]}, ("component", "query", "key")
+    return Result(
+        name="attention_example",
+        values=xr.DataArray(
+            patterns(one.model), dims=dims, coords=coords, attrs={"units": "attention weight"}
+        ),
+        trivial=1 / n_source,
+        control=xr.DataArray(patterns(one.untrained), dims=dims, coords=coords),
+        control_kind="untrained network",
+        provenance={"source": text[:n_source], "target": text[n_source:], "teacher forced": True},
+        extra={
+            "carry": xr.DataArray(batch.variables["carry_in"][0].numpy(), dims="column"),
+            "columns": xr.DataArray(list(one.task.columns), dims="written"),
+            "brings": xr.DataArray(carry.values[order], dims="component", coords=coords),
+        },
+    )

@@ -206,7 +206,8 @@ def component_patching(
 
     Returns:
         As ``effects_result``, dim ``component``; ``extra["recovered"]`` is the effect as a share of the
-        difference between both intact runs. The control brings the output of another clean example.
+        difference between both intact runs. The control brings the output of another corrupted example: what
+        comes of any other output, without what clean and corrupted examples differ in.
 
     Raises:
         ValueError: as ``activation_patching``; components that the network does not have.
@@ -223,7 +224,8 @@ def component_patching(
     others = derangement(len(clean), seed)
     sets = [(one,) for one in chosen]
     after = ablate_sets(setting, sets, cache)
-    other = ablate_sets(setting, sets, {hook: x[others] for hook, x in cache.items()})
+    own = setting.activations(sorted(cache))
+    other = ablate_sets(setting, sets, {hook: x[others] for hook, x in own.items()})
     gap = (other_end - before).mean()
     coords = {"component": [str(one) for one in chosen]}
     recovered = xr.DataArray(
@@ -232,6 +234,6 @@ def component_patching(
     )  # fmt: skip
     return effects_result(
         name, after, before, coords, gated(gate, {"teacher forced": True, "seed": seed}), other=other,
-        rounding=setting.rounding(before), control_kind="its output in another clean run, drawn at random",
+        rounding=setting.rounding(before), control_kind="its output in another corrupted run, at random",
         extra={"recovered": recovered, "donor": xr.DataArray(other_end.numpy(), dims=["example"])}, seed=seed,
     )  # fmt: skip

@@ -56,4 +56,8 @@ def pruning_curve(result: Result) -> go.Figure:
     )
     figure.update_xaxes(title="component gone last", tickvals=removed, ticktext=labels)
     figure.update_yaxes(title=result.values.attrs.get("units", "metric"))
-    return styled(figure, f"Pruning, {result.provenance.get('reference')} ablation", height=420)
+    styled(figure, f"Pruning, {result.provenance.get('reference')} ablation", height=420)
+    if max(map(len, labels)) > 8:  # names of several stacks
+        figure.update_xaxes(tickangle=-60)
+        figure.update_layout(height=500, margin={"b": 170}, legend={"y": -0.55})
+    return figure

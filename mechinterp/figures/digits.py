@@ -61,7 +61,7 @@ def cascade_lines(result: Result) -> go.Figure:
     figure.update_xaxes(title="step")
     figure.update_yaxes(range=[-0.02, 1.04])
     figure.update_yaxes(title="exact match, held-out problems", col=1)
-    styled(figure, "The further a carry runs, the later it is learned", height=420)
+    styled(figure, "Along training, by over how many columns a carry runs", height=420)
     return figure.update_layout(margin={"t": 84})
 
 
@@ -72,7 +72,7 @@ def loss_map(result: Result) -> go.Figure:
     what = result.name.removeprefix("head_").replace("_", " ") + " (nats)" * (result.name == "head_loss")
     limit = max(float(np.abs(effect).max()), 1e-9)
     better = DIVERGING[:-2] if result.name != "head_loss" else DIVERGING
-    text = [[f"{v:+.2f}{' ●' * bool(q <= 0.05)}" for v, q in zip(*row)] for row in zip(effect.T, p.T)]
+    text = [[f"{_signed(v)}{' ●' * bool(q <= 0.05)}" for v, q in zip(*row)] for row in zip(effect.T, p.T)]
     figure = go.Figure(
         go.Heatmap(
             z=effect.T, x=kinds, y=names, zmin=-limit, zmax=limit, zmid=0, colorscale=better,
@@ -95,7 +95,7 @@ def column_map(result: Result) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             z=lost, x=parts, y=names, zmin=-limit, zmax=limit, zmid=0, colorscale=DIVERGING[:-2],
-            text=[[f"{v:+.2f}" for v in row] for row in lost], texttemplate="%{text}",
+            text=[[_signed(v) for v in row] for row in lost], texttemplate="%{text}",
             textfont={"size": 10.5},
             colorbar={"title": {"text": "change of the<br>share of right<br>digits"}, "thickness": 14},
         )
@@ -156,16 +156,19 @@ def head_dots(result: Result) -> go.Figure:
         "critical": (values.sel(measure="critical").values > 0, RED),
         "prunable with the others": (values.sel(measure="pruned together").values > 0, GREY),
     }
+    placed: list[tuple[float, float]] = []
+    most = 1.15 * max(0.3, float(values.sel(measure=["carry", "digit"]).max()))
     left = ~np.any([mask for mask, _ in kinds.values()], axis=0)
     for label, (mask, colour) in {**kinds, "in between": (left, BLUE)}.items():
         x, y = (values.sel(measure=m).values[mask] for m in ("digit", "carry"))
         names = [str(name) for name in values.component.values[mask]]
         shown = [name if max(a, b) >= 0.15 else "" for name, a, b in zip(names, x, y)]
+        above = [_free(float(a), float(b), placed, most) if text else True for text, a, b in zip(shown, x, y)]
         figure.add_scatter(
             x=x, y=y, mode="markers+text", name=label, text=shown, hovertext=names,
-            textposition="top center", textfont={"size": 10.5}, marker={"size": 10, "color": colour},
+            textposition=["top center" if up else "bottom center" for up in above], textfont={"size": 10.5},
+            marker={"size": 10, "color": colour},
         )  # fmt: skip
-    most = 1.15 * max(0.3, float(values.sel(measure=["carry", "digit"]).max()))
     figure.update_xaxes(title="share of a digit's difference that it brings", range=[-0.05, most])
     figure.update_yaxes(title="share of a carry's difference that it brings", range=[-0.05, most])
     return styled(figure, "Heads of the carry and heads of the digits", height=520)
@@ -240,3 +243,16 @@ def example_grid(result: Result) -> go.Figure:
     rows = -(-len(names) // across)
     title = f"Heads that bring the carry, in {source}{target} (in brackets the share; • takes a carry)"
     return styled(figure, title, height=130 + 300 * rows, legend=False).update_layout(margin={"t": 90})
+
+
+def _signed(value: float) -> str:
+    return "0" if abs(value) < 0.005 else f"{value:+.2f}"
+
+
+def _free(x: float, y: float, placed: list[tuple[float, float]], most: float) -> bool:
+    """Whether a label has room above its point; it is then noted where it stands."""
+    step = 0.04 * most
+    near = [(a, b) for a, b in placed if abs(a - x) < 0.2 * most]
+    above = all(abs(b - (y + step)) > step for _, b in near)
+    placed.append((x, y + step if above else y - step))
+    return above

@@ -56,8 +56,8 @@ def pairs_of_digits(
 
     Args:
         kind: ``"carry"``: the digits of that column are the same, and those of the column before sum to s and
-            to s - base, so that it writes the same digit with a carry and without. ``"digit"``: its own
-            digits sum to one more, with no carry.
+            to s - base, so that it writes the same digit with a carry and without. ``"digit"``: one of
+            its own digits is one more, with no carry.
         column: at least 1.
 
     Returns:
@@ -88,7 +88,7 @@ def pairs_of_digits(
     if kind == "carry":
         more[:, :, column - 1] = split(less[:, :, column - 1].sum(1) + base)
     else:
-        more[:, :, column] = split(less[:, :, column].sum(1) + 1)
+        more[torch.arange(n), even(2), column] += 1
     return more, less
 
 

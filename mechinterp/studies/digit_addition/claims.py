@@ -184,7 +184,7 @@ def carry_has_its_own_heads(found: Sequence[Anatomy]) -> Claim:
         "carry_has_its_own_heads",
         "A head that brings at most a tenth of a digit's difference brings at least 30 % of a carry's, "
         f"patched from the problem with a carry into its twin without: by seed {named}",
-        found, measure, within=(-1.0, 2.0), control_kind="its output from another problem with a carry",
+        found, measure, within=(-1.0, 2.0), control_kind="its output from another problem without a carry",
         source=QUIRKE,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 TINY = {
     "ablation": {"p": 13, "n": 40},
     "attention": {"p": 13, "hand_built": True},
+    "digit_addition": {"n_digits": 2, "steps": 3, "n": 20},
     "erasure": {"p": 13, "draws": 3},
     "geometry": {"p": 13, "draws": 5},
     "lens": {"p": 13, "hand_built": True},

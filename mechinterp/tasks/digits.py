@@ -94,7 +94,7 @@ def pairs_of_digits(
 
 def hashed(x: Int[Tensor, " n"], seed: int) -> Float[Tensor, " n"]:
     """A number in [0, 1) that looks random and is the same for an x at every time (splitmix64)."""
-    x = x + (seed + 1) * -7046029254386353131
+    x = x + torch.tensor(seed + 1) * -7046029254386353131  # a tensor's product wraps around
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
     return ((x ^ (x >> 31)) & ((1 << 53) - 1)).double() / (1 << 53)

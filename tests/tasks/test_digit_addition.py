@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechinterp.tasks import DigitAddition
-from mechinterp.tasks.digits import CLASSES, columns_of, digits_of, numbers_of
+from mechinterp.tasks.digits import CLASSES, columns_of, digits_of, hashed, numbers_of
 
 TASKS = {
     "reversed": DigitAddition(),
@@ -75,6 +75,13 @@ def test_no_problem_of_one_split_is_in_another():
     assert problems(task.dataset("test")) == test
     held = problems(task.with_cascade(3, held_out=True))
     assert not held & train
+
+
+def test_another_seed_holds_out_other_problems():
+    first, second = (hashed(torch.arange(20_000), seed) for seed in (0, 12_345))
+    assert abs(float((first < 0.1).double().mean()) - 0.1) < 0.01
+    assert abs(float(((first < 0.1) & (second < 0.1)).double().mean()) - 0.01) < 0.004
+    assert torch.equal(first, hashed(torch.arange(20_000), 0))
 
 
 def test_problems_are_drawn_with_the_cascade_asked_for():

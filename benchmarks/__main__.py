@@ -12,6 +12,7 @@ for name in (
     "cache_memory",
     "automata",
     "regex_language",
+    "digit_addition",
     "linear_regression",
 ):
     importlib.import_module(f"benchmarks.{name}").main()

@@ -96,8 +96,8 @@ def test_each_command_lists_its_options(capsys, words, options):
         (["grow"], "expected a command of .*study.*got 'grow'"),
         (
             ["study"],
-            r"expected one of \['digit-addition', 'linear-regression', 'modular-addition', 'regex-language'\] "
-            "after mechinterp study, got nothing",
+            r"expected one of \['digit-addition', 'linear-regression', 'modular-addition', "
+            r"'regex-language'\] after mechinterp study, got nothing",
         ),
         (["study", "sorting"], "got sorting"),
         (["train", "sorting"], "got sorting"),

@@ -91,7 +91,7 @@ BACKED_BY = {
     "linear, 1 layer": "one step of gradient descent (`weights_are_gradient_step`)",
     "softmax, 1 layer": "a kernel smoother (`softmax_is_kernel_smoother`)",
     "linear, 3 layers": "three steps of GD++ (`depth_is_more_steps`)",
-    "linear, 6 layers": "more steps, by its error (`approaches_ols_with_depth`)",
+    "linear, 6 layers": "near Bayes' optimum, by its error alone (`approaches_ols_with_depth`)",
     "softmax and MLPs, 6 layers": "near Bayes' optimum (`approaches_ols_with_depth`)",
 }
 """What each network of in-context regression is taken for, and the claim that decides."""
@@ -109,7 +109,10 @@ def by_network(runs: list[Run]) -> str:
         meaning = BACKED_BY.get(name, "–")
         verdict = next((verdicts[id] for id in verdicts if f"`{id}`" in meaning), "–")
         rows.append(f"| {name} | {' | '.join(cells)} | {meaning}: **{verdict}** |")
-    parts.append(f"{run.config['seeds']} seeds; the table is of the first.\n\n" + "\n".join(rows))
+    parts.append(
+        f"{run.config['seeds']} seeds; the first table is of the first, claims are means over seeds.\n\n"
+        + "\n".join(rows)
+    )
     for name in ("optimum_by_setting", "deep_by_dimension"):
         if name in run.results:
             values = run.results[name].values

@@ -47,8 +47,11 @@ def linear_regression(
             raise ValueError("expected rates beside curvatures or a preconditioner, got none; give rates")
         rates, precondition = [1.0], task.preconditioner
     gammas = [0.0] * len(rates) if curvatures is None else list(curvatures)
-    if not len(rates) or len(gammas) != len(rates):
-        raise ValueError(f"expected a rate and a curvature for each step, got {len(rates)} and {len(gammas)}")
+    numbers = torch.tensor([*rates, *gammas], dtype=torch.float64)
+    if not len(rates) or len(gammas) != len(rates) or not bool(numbers.isfinite().all()):
+        raise ValueError(
+            f"expected a finite rate and curvature for each step, got {rates} and {gammas}; mend them"
+        )
     before = torch.eye(task.d, dtype=torch.float64) if precondition is None else precondition.double()
     if before.shape != (task.d, task.d) or not torch.allclose(before, before.mT):
         raise ValueError(
@@ -76,7 +79,8 @@ class Steps:
     """Rates of gradient descent, and curvatures of GD++, one of each a step.
 
     Args:
-        loss: the mean squared error that they come to on the task they were chosen for.
+        loss: the mean squared error that they come to, on the designs that judged them. Of several steps, of
+            curved ones most of all, single designs weigh so much that it is no estimate of the mean over all.
     """
 
     rates: tuple[float, ...]
@@ -106,7 +110,7 @@ def best_steps(
         ValueError: fewer than 1 step.
     """
     if steps < 1:
-        raise ValueError(f"expected at least 1 step, got {steps}")
+        raise ValueError(f"expected at least 1 step, got {steps}; give more")
     designs, others = (Designs.draw(task, n, seed + i * 10**6) for i in (2, 3))
     best = torch.tensor([[task.best_rate, 0.0]], dtype=torch.float64)
     for number in range(1, steps + 1):

@@ -44,15 +44,19 @@ def error_lines(result: Result) -> go.Figure:
     methods = {"gd": "best step of descent", "ols": "least squares", "ridge": "Bayes (ridge)"}
     others = [name for name in map(str, values.predictor.values) if name not in methods]
     k = values.examples.values
+    mode = "lines" if len(k) > 1 else "markers"  # of one number of examples there is no line
     for number, name in enumerate(others):
         figure.add_scatter(
-            x=k, y=values.sel(predictor=name).values, name=name, mode="lines",
+            x=k, y=values.sel(predictor=name).values, name=name, mode=mode,
             line={"color": _COLOURS[number % len(_COLOURS)], "width": 2},
         )  # fmt: skip
     for dash, (name, label) in zip(_DASHES, methods.items()):
         if name in values.predictor.values:
             line = {"color": "#333", "dash": dash, "width": 1.6}
-            figure.add_scatter(x=k, y=values.sel(predictor=name).values, name=label, mode="lines", line=line)
+            figure.add_scatter(x=k, y=values.sel(predictor=name).values, name=label, mode=mode, line=line)
+    if result.control is not None:
+        line = {"color": GREY, "width": 1.2}
+        figure.add_scatter(x=k, y=result.control.values, name=result.control_kind, mode=mode, line=line)
     figure.add_scatter(
         x=k, y=[result.trivial] * len(k), mode="lines", name="always answering 0",
         line={"color": GREY, "dash": "dot"},

@@ -153,7 +153,7 @@ class TransformerConfig(TransformerLensConfig):
         _need(
             not self.average_keys or self.attention == "linear",
             f"linear attention for average_keys, got {self.attention}",
-            "softmax averages already",
+            "softmax averages already: switch average_keys off",
         )
         _need(
             self.init_mode != "identity" or self.d_head == self.d_model,

@@ -118,7 +118,7 @@ def deep_linear_regression(task: LinearRegression, **changes: Any) -> HookedTran
         "normalization_type": "LN",
         "positional_embedding_type": "none" if task.tokens == "joint" else "standard",
     } | changes
-    return _regression(task, {"d_head": fields["d_model"] // fields["n_heads"]} | fields)
+    return _regression(task, _shared(fields))
 
 
 def _regression(task: LinearRegression, fields: dict[str, Any]) -> HookedTransformer:

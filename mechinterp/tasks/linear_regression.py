@@ -98,6 +98,11 @@ class LinearRegression(Task):
             raise ValueError(
                 f"expected one query where it is a key, got {self.n_queries}; they would see each other"
             )
+        widths = [len(row) for row in self.covariance or ()]
+        if self.covariance is not None and widths != [self.d] * self.d:
+            raise ValueError(
+                f"expected a covariance of {self.d} rows of {self.d} numbers, got rows of {widths}; mend it"
+            )
         assert len(self._root)  # a wrong covariance is refused here
 
     @property
@@ -128,16 +133,14 @@ class LinearRegression(Task):
     @cached_property
     def spread(self) -> Float[Tensor, "d d"]:
         """The covariance of x, in float64."""
-        own = torch.eye(self.d) if self.covariance is None else torch.tensor(self.covariance)
-        return self.x_scale**2 * own.double()
+        own = self.covariance
+        matrix = torch.eye(self.d).double() if own is None else torch.tensor(own, dtype=torch.float64)
+        return self.x_scale**2 * matrix
 
     @cached_property
     def _root(self) -> Float[Tensor, "d d"]:
-        if self.spread.shape != (self.d, self.d) or not torch.equal(self.spread, self.spread.mT):
-            raise ValueError(
-                f"expected a symmetric covariance of {self.d} rows and columns, got "
-                f"{tuple(self.spread.shape)}; give d lists of d numbers"
-            )
+        if not bool(self.spread.isfinite().all()) or not torch.equal(self.spread, self.spread.mT):
+            raise ValueError(f"expected a finite, symmetric covariance, got {self.covariance}; mend it")
         root, wrong = torch.linalg.cholesky_ex(self.spread)
         if int(wrong) or not bool(root.isfinite().all()):
             raise ValueError(
@@ -150,8 +153,8 @@ class LinearRegression(Task):
     def best_rate(self) -> float:
         """The rate of the step of gradient descent, on half the mean squared error, with the least loss.
 
-        ``E[p y] / E[p^2]`` of ``p = w . S x`` with the sample covariance S; for x of unit variances it is
-        ``k / (k + d + 1 + noise^2 / w_scale^2)`` (Zhang, Frei & Bartlett 2024, section 4).
+        ``E[p y] / E[p^2]`` of ``p = w . S x`` with the sample covariance S; for x whose covariance is the
+        identity it is ``k / (k + d + 1 + noise^2 / w_scale^2)`` (Zhang, Frei & Bartlett 2024, section 4).
         """
         second = torch.trace(self.spread @ self.spread)
         return (second / torch.trace(self.spread @ self.spread @ self._gamma)).item()
@@ -162,12 +165,23 @@ class LinearRegression(Task):
         second = torch.trace(self.spread @ self.spread).item()
         return self.variance - self.w_scale**2 * self.best_rate * second
 
+    def step_loss(self, rate: float, k: int) -> float:
+        """The mean squared error of one step of gradient descent at some rate, from k examples.
+
+        ``E[(w . x)^2] - 2 rate E[p w . x] + rate^2 E[p^2]``, as in ``best_rate``.
+        """
+        second = self.spread @ self.spread
+        rest = (torch.trace(self.spread) + self.penalty) / k
+        gamma = (1 + 1 / k) * self.spread + rest * torch.eye(self.d, dtype=torch.float64)
+        more = rate**2 * torch.trace(second @ gamma) - 2 * rate * torch.trace(second)
+        return self.variance + self.w_scale**2 * more.item()
+
     @property
     def preconditioner(self) -> Float[Tensor, "d d"]:
         """What multiplies the gradient in the best single step, ``Gamma^-1``.
 
         With Lambda the covariance of x, ``Gamma = (1 + 1/k) Lambda + (tr Lambda + noise^2 / w_scale^2) I /
-        k``; of several k, 1/k is their mean. ``best_rate`` times the identity where x has unit variances
+        k``; of several k, 1/k is their mean. ``best_rate`` times the identity where the covariance is that
         (Zhang, Frei & Bartlett 2024, theorem 4.1).
         """
         return torch.linalg.inv(self._gamma)
@@ -326,8 +340,9 @@ class LinearRegression(Task):
 
     @torch.no_grad()
     def score(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> float:
-        """1 less the mean squared error over the variance of the answers: 0 for always answering 0."""
-        return 1 - self.loss(outputs, batch, torch.float64).item() / self.variance
+        """1 less the mean squared error over the mean square of these answers: 0 for always answering 0."""
+        size = batch.targets.double().square().mean().clamp_min(1e-300).item()
+        return 1 - self.loss(outputs, batch, torch.float64).item() / size
 
     @torch.no_grad()
     def measures(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> dict[str, float]:

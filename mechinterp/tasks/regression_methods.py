@@ -37,7 +37,11 @@ def ridge(x: Float[Tensor, "n k d"], y: Float[Tensor, "_ _"], penalty: float) ->
     if penalty == 0:
         return least_norm(x, y)
     gram, product = _moments(x, y)
-    return torch.linalg.solve(gram + penalty * torch.eye(x.shape[-1], dtype=gram.dtype), product)
+    sizes, turn = torch.linalg.eigh(gram)
+    # Directions that no example has are answered by 0, however small the penalty.
+    there = sizes > 1e-12 * sizes[:, -1:].clamp_min(1e-300)
+    along = (turn.mT @ product[..., None])[..., 0] * there / (sizes.clamp_min(0) + penalty)
+    return (turn @ along[..., None])[..., 0]
 
 
 def descent(
@@ -65,7 +69,9 @@ def descent(
     """
     gammas = [0.0] * len(rates) if curvatures is None else list(curvatures)
     if not len(rates) or len(gammas) != len(rates):
-        raise ValueError(f"expected a rate and a curvature for each step, got {len(rates)} and {len(gammas)}")
+        raise ValueError(
+            f"expected a rate and a curvature for each step, got {len(rates)} and {len(gammas)}; give as many"
+        )
     _moments(x, y)
     now, left = x.double(), y.double()
     share = 1 / torch.as_tensor(k, dtype=now.dtype).clamp_min(1).reshape(-1, 1, 1)

@@ -222,3 +222,50 @@ def test_queries_that_see_each_other_are_refused():
     seen = replace(batch, mask=torch.ones_like(batch.mask))
     with pytest.raises(ValueError, match="masked as keys"):
         sensitivities(step(n_queries=2), seen)
+
+
+def test_sums_over_keys_are_not_read_as_means():
+    task = LinearRegression(d=3, n_context=8)
+    model = constructions.linear_regression(task, [task.best_rate / 8], average_keys=False)
+    with pytest.raises(ValueError, match="average_keys"):
+        effective_step(model, task.preconditioner)
+    with pytest.raises(ValueError, match="average_keys"):
+        layer_steps(model, 3)
+
+
+def test_what_reaches_no_answer_is_no_part_of_a_layers_step():
+    task = LinearRegression(d=3, n_context=8)
+    model = constructions.linear_regression(task)
+    attn = model.blocks[0].attn
+    with torch.no_grad():
+        attn.W_O[0, :, :3] += torch.randn(4, 3)
+        attn.W_Q[0, 3] += torch.randn(4)
+    batch = task.dataset("test")
+    before = constructions.linear_regression(task)
+    torch.testing.assert_close(task.outputs(model, batch), task.outputs(before, batch))
+    found = layer_steps(model, 3).values
+    assert float(found.sel(layer=0, measure="share of GD++")) == pytest.approx(1, abs=1e-5)
+    assert float(found.sel(layer=0, measure="curvature")) == 0
+
+
+def test_separate_tokens_are_refused():
+    batch = LinearRegression(d=3, n_context=8, tokens="separate", n_test=40).dataset("test")
+    model = models.deep_linear_regression(LinearRegression(d=3, n_context=16), n_layers=1).eval()
+    with pytest.raises(ValueError, match="joint tokens"):
+        kernel_smoother(model, batch)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_a_planted_smoother_is_found_at_every_scale_of_x(scale):
+    task = LinearRegression(d=3, n_context=4, max_context=12, x_scale=scale, n_test=800)
+    model = models.linear_regression(task, attention="softmax").eval()
+    attn = model.blocks[0].attn
+    with torch.no_grad():
+        for weight in (attn.W_Q, attn.W_K, attn.W_V, attn.W_O):
+            weight.zero_()
+        attn.W_Q[0, :3, :3] = torch.eye(3) * 0.5 / scale**2
+        attn.W_K[0, :3, :3] = torch.eye(3)
+        attn.W_V[0, 3, 3], attn.W_O[0, 3, 3] = 1.0, -1.4
+    found = kernel_smoother(model, task.dataset("test"))
+    assert float(found.values.sel(predictor="kernel smoother")) > 0.999
+    assert found.provenance["u"] == pytest.approx(1.4, rel=0.02)

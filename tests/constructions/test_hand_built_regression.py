@@ -115,8 +115,8 @@ def test_best_steps_find_the_known_best_and_more_are_better():
 @pytest.mark.parametrize(
     ("fields", "settings", "message"),
     [
-        ({}, {"rates": []}, "a rate and a curvature for each step"),
-        ({}, {"rates": [0.1], "curvatures": [0.1, 0.2]}, "a rate and a curvature for each step"),
+        ({}, {"rates": []}, "a finite rate and curvature for each step"),
+        ({}, {"rates": [0.1], "curvatures": [0.1, 0.2]}, "a finite rate and curvature for each step"),
         ({}, {"curvatures": [0.1]}, "rates beside curvatures"),
         ({}, {"rates": [0.1], "precondition": torch.eye(2)}, "symmetric preconditioner"),
         ({}, {"rates": [0.1], "precondition": torch.ones(3, 3).triu()}, "symmetric preconditioner"),

@@ -110,6 +110,39 @@ def test_planted_steps_hold_and_their_opposite_fails():
     assert verdicts["reaches_one_step_optimum"] == verdicts["weights_are_gradient_step"] == "fails"
 
 
+@pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")
+def test_fewer_steps_than_layers_are_not_more_steps():
+    parts = {networks.LINEAR: constructions.linear_regression(TASK, n_ctx=40)}
+    parts[networks.SOFTMAX] = networks.KINDS[networks.SOFTMAX].network(TASK, 0)
+    for rates, curvatures in (([TASK.best_rate, 0.0, 0.0], [0.0] * 3), ([0.6, 0.5, 0.0], [0.1, 0.0, 0.0])):
+        few = constructions.linear_regression(TASK, rates, curvatures, n_ctx=40)
+        parts[networks.LINEAR_3] = few
+        found = Anatomy.of({name: planted(name, model) for name, model in parts.items()}, n=600)
+        claims = {claim.id: claim for claim in judge([found], [1.0, 0.9, 0.8])}
+        assert claims["depth_is_more_steps"].value == pytest.approx(1, abs=1e-5)
+        assert claims["depth_is_more_steps"].verdict == "fails"
+
+
+@pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")
+def test_numbers_in_sentences_are_of_networks_that_learned():
+    step = constructions.linear_regression(TASK, n_ctx=40)
+    smooth = networks.KINDS[networks.SOFTMAX].network(TASK, 0)
+    good, bad = (
+        Anatomy.of(
+            {
+                networks.LINEAR: planted(networks.LINEAR, one),
+                networks.SOFTMAX: planted(networks.SOFTMAX, smooth),
+            },
+            n=600,
+        )
+        for one in (step, networks.KINDS[networks.LINEAR].network(TASK, 1))
+    )
+    claims = {claim.id: claim for claim in judge([good, bad], [1.0, 0.5, 0.3])}
+    said = claims["weights_are_gradient_step"].statement
+    assert "measured 0.000" in said
+    assert "1 of 2 networks" in said
+
+
 def test_the_loss_of_the_best_step_is_the_optimum_to_the_last_digits():
     ratio, error = over_optimum(constructions.linear_regression(TASK), TASK, n=2000)
     assert ratio == pytest.approx(1, abs=1e-6)
@@ -124,7 +157,8 @@ def test_the_loss_of_the_best_step_is_the_optimum_to_the_last_digits():
         (["--noise", "0"], "noise > 0"),
         (["--n-context", "2"], "prompts of 3 examples and more"),
         (["--max-context", "5"], "up to a larger number"),
-        (["--d", "0"], "d >= 1"),
+        (["--d", "0"], "d >= 2"),
+        (["--d", "1"], "d >= 2"),
         (["--seeds", "0"], "at least 1 seed"),
     ],
 )

@@ -1,9 +1,12 @@
 """Linear regression in context: the closed forms against many prompts, and prompts as they should be."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mechinterp.tasks import LinearRegression
+from mechinterp.tasks.regression_methods import descent
 
 SHAPE = ((1.0, 0.3, 0.0), (0.3, 2.0, 0.0), (0.0, 0.0, 0.5))
 
@@ -172,3 +175,47 @@ def test_scores():
 def test_wrong_tasks_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         LinearRegression(**fields)
+
+
+@pytest.mark.parametrize("fields", [{"d": 50, "n_context": 1}, {"d": 20, "n_context": 1}, {"noise": 20.0}])
+def test_a_network_that_answers_0_has_never_learned(fields):
+    for seed in range(10):
+        task = LinearRegression(**fields, seed=seed, n_test=512)
+        batch = task.dataset("test")
+        score = task.score(torch.zeros(512, 1, 1), batch)
+        assert score == pytest.approx(0, abs=1e-12)
+        assert score < task.learned_at
+
+
+@pytest.mark.parametrize("noise", [1e-10, 1e-8, 1e-7, 1e-6])
+def test_bayes_with_hardly_any_noise_is_least_squares(noise):
+    batch = LinearRegression(d=5, n_context=3, noise=noise).dataset("test")
+    torch.testing.assert_close(batch.variables["ridge"], batch.variables["ols"], atol=1e-4, rtol=1e-4)
+
+
+def test_the_loss_of_a_step_is_known_at_every_rate_and_number_of_examples():
+    skewed = ((2.0, 0.5), (0.5, 1.0))
+    task = LinearRegression(d=2, n_context=6, noise=0.7, covariance=skewed, w_scale=1.5)
+    assert task.step_loss(task.best_rate, 6) == pytest.approx(task.one_step_loss)
+    batch = replace(task, n_test=200_000).dataset("test")
+    x, y, query = batch.inputs[:, :-1, :2], batch.inputs[:, :-1, -1], batch.inputs[:, -1, :2]
+    for rate in (0.1, 0.5):
+        answers = (query.double() * descent(x, y, 6, [rate])).sum(-1)
+        errors = (answers - batch.targets[:, 0].double()).square()
+        apart = errors.mean() - task.step_loss(rate, 6)
+        assert abs(float(apart)) < 4 * float(errors.std()) / 200_000**0.5
+
+
+BAD_COVARIANCES = {
+    "ragged": (((1.0, 0.0), (0.0,)), "2 rows of 2 numbers"),
+    "flat": (((1.0,),), "2 rows of 2 numbers"),
+    "nan": (((float("nan"), 0.0), (0.0, 1.0)), "a finite, symmetric covariance"),
+    "skew": (((1.0, 0.5), (0.0, 1.0)), "a finite, symmetric covariance"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_COVARIANCES)
+def test_what_is_no_covariance_is_refused(name):
+    covariance, message = BAD_COVARIANCES[name]
+    with pytest.raises(ValueError, match=message):
+        LinearRegression(d=2, covariance=covariance)

@@ -47,12 +47,12 @@ class EffectiveHead:
 
         Raises:
             ValueError: it is not one layer of linear attention alone, without biases, normalisation and
-                positions, over real vectors, with one output.
+                positions, that averages over keys, over real vectors, with one output.
         """
         cfg = model.cfg
         needed = {
             "n_layers": 1, "attention": "linear", "attn_only": True, "normalization_type": None,
-            "positional_embedding_type": "none", "use_biases": False, "d_vocab_out": 1,
+            "positional_embedding_type": "none", "use_biases": False, "d_vocab_out": 1, "average_keys": True,
         }  # fmt: skip
         wrong = {
             name: getattr(cfg, name, None)
@@ -122,10 +122,15 @@ def effective_step(
             ``EffectiveHead.of``.
     """
     goal = target.detach().double().cpu()
-    if goal.ndim != 2 or goal.shape[0] != goal.shape[1] or not bool(goal.isfinite().all()) or draws < 1:
+    if (
+        goal.ndim != 2
+        or goal.shape[0] != goal.shape[1]
+        or not bool(goal.isfinite().all() & goal.any())
+        or draws < 1
+    ):
         raise ValueError(
-            f"expected a finite square target and at least 1 draw, got {tuple(goal.shape)}, {draws}; give "
-            "task.preconditioner"
+            f"expected a finite square target that is not 0 and at least 1 draw, got "
+            f"{tuple(goal.shape)}, {draws}; give task.preconditioner"
         )
     d, head = len(goal), EffectiveHead.of(model)
     if d >= head.between.shape[1]:
@@ -146,6 +151,11 @@ def effective_step(
     kind = f"random matrices: mean size of the cosine over {draws} draws"
     if untrained is not None:
         before = EffectiveHead.of(untrained)
+        if before.between.shape[1:] != head.between.shape[1:]:
+            raise ValueError(
+                f"expected an untrained network of the same width, {head.between.shape[1]}, got "
+                f"{before.between.shape[1]}; build it alike"
+            )
         extra["untrained"] = _square(before.preconditioner(d))
         control, kind = _against(before, goal).numpy(), "untrained network"
     return Result(

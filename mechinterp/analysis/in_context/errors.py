@@ -18,7 +18,7 @@ from mechinterp.result import Result
 def error_by_context(
     answers: Mapping[str, Float[Tensor, "_ _"]],
     targets: Float[Tensor, "n q"],
-    examples: Int[Tensor, " n"],
+    examples: Int[Tensor, " _"],
     *,
     trivial: float,
     untrained: Float[Tensor, "n q"] | None = None,
@@ -38,11 +38,17 @@ def error_by_context(
         ``n``. The interval is that of the network's error over all prompts.
 
     Raises:
-        ValueError: no answers, or shapes that differ.
+        ValueError: no answers, shapes that differ, or answers that are not finite.
     """
     shapes = {name: tuple(x.shape) for name, x in answers.items()}
     if not shapes or any(shape != tuple(targets.shape) for shape in shapes.values()):
         raise ValueError(f"expected answers of {tuple(targets.shape)}, as the targets, got {shapes}")
+    if bad := [name for name, x in answers.items() if not bool(x.isfinite().all())]:
+        raise ValueError(f"expected finite answers, got others of {bad}; leave those prompts out")
+    if len(examples) != len(targets):
+        raise ValueError(
+            f"expected the number of examples of each of {len(targets)} prompts, got {len(examples)}"
+        )
     errors = torch.stack([_squares(x, targets) for x in answers.values()], -1)  # [n, method]
     groups = examples.unique().tolist()
     found = [_of(errors[examples == k], seed) for k in groups]

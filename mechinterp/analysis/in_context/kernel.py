@@ -20,8 +20,8 @@ from mechinterp.analysis.statistics import bootstrap_weights
 from mechinterp.result import Result
 from mechinterp.tasks.base import Batch
 
-WIDEST, NARROWEST = 1e-3, 30.0
-"""Range of the size of the kernel's w."""
+WIDEST, NARROWEST = 1e-3, 300.0
+"""Range of the size of the kernel's w, times the spread of the products of queries and examples."""
 
 
 @torch.no_grad()
@@ -39,8 +39,8 @@ def kernel_smoother(
     It is what Nadaraya (1964) and Watson (1964) estimate with, times u. With an exponential kernel and
     many normal x a weighted mean of y comes to w times the truth, so that u of 1/w mends it. Of a linear
     function an example says as much as its mirror image ``(-x_j, -y_j)``: a smoother of those has w and u
-    both negative, and is looked for too. u and w are fitted on half of the prompts, and what they explain
-    is measured on the other half.
+    both negative, and is looked for too. u and w are fitted on half of the prompts, drawn by ``seed``, and
+    what they explain is measured on the other half.
 
     Args:
         batch: prompts of joint tokens; half of them to fit.
@@ -54,13 +54,16 @@ def kernel_smoother(
         that of the kernel smoother (bootstrap over prompts).
 
     Raises:
-        ValueError: fewer than 4 prompts, or prompts that are not of joint tokens.
+        ValueError: fewer than 4 prompts, one without examples, or as ``Prompts.of``.
     """
     check_model(model)
     check_inputs(batch.inputs)
     if len(batch) < 4:
         raise ValueError(f"expected at least 4 prompts, half of them to fit, got {len(batch)}; give more")
+    batch = batch[torch.randperm(len(batch), generator=torch.Generator().manual_seed(seed))]
     prompts = Prompts.of(batch)
+    if not bool(prompts.there.any(1).all()):
+        raise ValueError("expected examples in every prompt, got a prompt of none; leave those out")
     given = _answers(model, batch)
     real, permuted = (_fit(y, prompts, given) for y in (prompts.y, _dealt(prompts, seed)))
     extra = {
@@ -113,7 +116,8 @@ def _fit(y: Float[Tensor, "n k"], prompts: Prompts, answers: Float[Tensor, "n q"
         guess = smooth(sign * np.exp(log_w), slice(0, half))
         return (answers[:half] - _scale(guess, answers[:half]) * guess).square().sum().item()
 
-    grid = np.linspace(np.log(WIDEST), np.log(NARROWEST), 25)
+    spread = near[prompts.there[:, None].expand_as(near)].square().mean().sqrt().clamp_min(1e-150).item()
+    grid = np.linspace(np.log(WIDEST / spread), np.log(NARROWEST / spread), 31)
     coarse = {(sign, i): missed(at, sign) for sign in (1, -1) for i, at in enumerate(grid)}
     sign, best = min(coarse, key=lambda at: coarse[at])
     ends = grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]

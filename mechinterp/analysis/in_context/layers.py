@@ -30,7 +30,9 @@ def layer_steps(
 
     A layer multiplies scores ``t_i' M t_j`` and values ``t_j P``, of which only the product matters. A step
     of GD++ (von Oswald et al. 2023) has ``M = diag(I, 0)`` and ``P = -diag(curvature I, rate)`` up to a
-    factor that moves between the two; the nearest such M and P are the means along the diagonals.
+    factor that moves between the two; the nearest such M and P are the means along the diagonals. What can
+    reach no answer is left out: what the last layer writes to x, and of a single layer how the query's y,
+    which is 0, is scored. So the last layer has no curvature.
 
     Args:
         model: layers of linear attention of one head on raw tokens, as ``models.linear_regression`` makes.
@@ -46,7 +48,10 @@ def layer_steps(
         ValueError: another kind of network, or d that its tokens cannot have.
     """
     cfg = model.cfg
-    needed = {"raw_tokens": True, "attention": "linear", "n_heads": 1, "attn_only": True}
+    needed = {
+        "raw_tokens": True, "attention": "linear", "n_heads": 1, "attn_only": True, "average_keys": True,
+        "normalization_type": None, "positional_embedding_type": "none", "use_biases": False,
+    }  # fmt: skip
     wrong = {
         key: getattr(cfg, key, None) for key, value in needed.items() if getattr(cfg, key, None) != value
     }
@@ -72,12 +77,17 @@ def layer_steps(
 
 
 def _steps(model: nn.Module, d: int) -> Float[Tensor, "layer measure"]:
-    return torch.stack([_step(block.attn, d) for block in model.blocks])
+    last = len(model.blocks) - 1
+    return torch.stack([_step(block.attn, d, i == last, last == 0) for i, block in enumerate(model.blocks)])
 
 
-def _step(attn: nn.Module, d: int) -> Float[Tensor, " measure"]:
+def _step(attn: nn.Module, d: int, last: bool, only: bool) -> Float[Tensor, " measure"]:
     q, k, v, o = (weight[0].double().cpu() for weight in (attn.W_Q, attn.W_K, attn.W_V, attn.W_O))
     scores, values = q @ k.mT / attn.attn_scale, v @ o
+    if last:
+        values[:, :-1] = 0.0
+    if only:
+        scores[-1] = 0.0
     alike = scores[:d, :d].diagonal().mean()
     bend, rate = -values[:d, :d].diagonal().mean(), -values[-1, -1]
     step = d * alike**2, d * bend**2 + rate**2

@@ -38,8 +38,8 @@ class Prompts:
             entries: how many entries of a token are x's; ``None``: all but the last, which is y.
 
         Raises:
-            ValueError: tokens that are no vectors, numbers that are not finite, or queries that are not the
-                last places.
+            ValueError: tokens that are no vectors, numbers that are not finite, separate tokens, or queries
+                that are not the last places.
         """
         inputs = batch.inputs
         if inputs.ndim != 3 or not inputs.is_floating_point() or not bool(inputs.isfinite().all()):
@@ -51,11 +51,18 @@ class Prompts:
         at = read_positions(batch.read, n, length)
         n_queries = at.shape[1]
         if not torch.equal(at, torch.arange(length - n_queries, length).expand(n, -1)):
-            raise ValueError(f"expected queries at the last places of prompts, got them at {at[0].tolist()}")
+            raise ValueError(
+                f"expected queries at the last places of prompts, got them at {at[0].tolist()}; put them last"
+            )
         entries = width - 1 if entries is None else entries
         k = length - n_queries
         there = torch.ones(n, k, dtype=torch.bool) if batch.mask is None else batch.mask[:, :k].bool()
         tokens = inputs.double().cpu()
+        lone = (tokens[:, :k, :-1] == 0).all(-1) & (tokens[:, :k, -1] != 0)
+        if bool(lone.any()):
+            raise ValueError(
+                "expected joint tokens (x, y), got some with a y and no x; ask the task for tokens='joint'"
+            )
         return cls(tokens[:, :k, :entries], tokens[:, :k, -1], there.cpu(), tokens[:, k:, :entries], at)
 
     @property

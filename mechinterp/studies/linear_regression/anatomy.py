@@ -98,7 +98,7 @@ class Anatomy:
 
     def error(self, name: str, least: int = 0) -> float:
         """The mean squared error of a network or a method, on prompts of at least so many examples."""
-        rows = self.batch.variables["k"] >= least
+        rows = self.batch.variables["k"] >= min(least, self.task.longest)
         return _error(self.given[name], self.batch)[rows].mean().item()
 
 
@@ -174,13 +174,14 @@ def depth(networks: Mapping[str, Trained], batch: Batch) -> list[Result]:
         one = networks[DEEP]
         about = {"network": one.name, "seed": one.task.seed}
         settings = {"untrained": one.untrained, "gate": one.gate, "provenance": about}
-        some = batch[_some(batch)]
+        some, task = batch[_some(batch)], replace(one.task, n_queries=1)
         methods = {name: batch.variables[f"w_{name}"] for name in ("ridge", "ols", "gd")}
-        longest = some[some.variables["k"] == some.variables["k"].max()]
+        generator = torch.Generator().manual_seed(task.seed + 2 * 10**6)
+        longest = task.prompts(torch.full((256,), task.longest), generator, variables=False)
         found += [
             method_agreement(one.model, batch, methods, name="deep_agreement", **settings),
             attention_similarity(one.model, some, name="deep_similarity", **settings),
-            collapse_without_parts(one.model, longest.inputs, **settings),
+            collapse_without_parts(one.model, longest.inputs, mask=longest.mask, **settings),
         ]
     return found
 
@@ -193,7 +194,7 @@ def course_table(
     batch: Batch,
 ) -> Result:
     """One row a network: error, that over Bayes' optimum and over the best step, and what it costs."""
-    bayes = _error(given["ridge"], batch).mean().item()
+    bayes, best = (_error(given[name], batch).mean().item() for name in ("ridge", "gd"))
     longest = task.prompts(torch.full((8,), task.longest), torch.Generator().manual_seed(0), variables=False)
     rows = []
     for name, one in networks.items():
@@ -201,7 +202,7 @@ def course_table(
         size = sum(weight.numel() for weight in one.model.parameters() if weight.requires_grad)
         cost = flops(one.model, longest) / 1e3
         seconds = one.job.history.seconds
-        rows.append([error, error / bayes, error / task.one_layer_loss, cost, size, seconds])
+        rows.append([error, error / bayes, error / best, cost, size, seconds])
     before = [_error(untrained[name], batch).mean().item() / bayes for name in networks]
     names = {"network": list(networks), "column": list(TABLE)}
     return Result(
@@ -232,10 +233,12 @@ def _errors(
     )  # fmt: skip
 
 
-def read_off(found: Anatomy) -> torch.Tensor:
-    """What the steps read off the three layers' weights answer, ``[n, 1]``."""
+def read_off(found: Anatomy, without: int | None = None) -> torch.Tensor:
+    """What the steps read off the three layers' weights answer, or all but one of them, ``[n, 1]``."""
     steps, batch, d = found.results["layer_steps"].values, found.batch, found.task.d
     rates, curvatures = (steps.sel(measure=which).values.tolist() for which in ("rate", "curvature"))
+    if without is not None:
+        rates[without] = curvatures[without] = 0.0
     x, y, query = batch.inputs[:, :-1, :d], batch.inputs[:, :-1, -1], batch.inputs[:, -1, :d]
     w = descent(x, y, batch.variables["k"], rates, curvatures)
     return (query.double() * w).sum(-1, keepdim=True)

@@ -29,12 +29,15 @@ class Kind:
 
     Args:
         queries: that each training prompt asks.
+        least: share of what one linear layer explains from which such a network counts as having learned;
+            what is deeper must do better than one layer. ``None``: as the task says.
         changes: fields of ``TransformerConfig``.
     """
 
     deep: bool = False
     recipe: Recipe = ONE_LAYER
     queries: int = 8
+    least: float | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     def network(self, task: LinearRegression, seed: int) -> HookedTransformer:
@@ -54,9 +57,10 @@ LINEAR, SOFTMAX, LINEAR_3, LINEAR_6, DEEP = (
 KINDS = {
     LINEAR: Kind(),
     SOFTMAX: Kind(changes={"attention": "softmax"}),
-    LINEAR_3: Kind(recipe=LAYERS, changes={"n_layers": 3, "init_mode": "identity"}),
+    LINEAR_3: Kind(least=1.0, recipe=LAYERS, changes={"n_layers": 3, "init_mode": "identity"}),
     LINEAR_6: Kind(
         deep=True,
+        least=1.0,
         recipe=replace(DEEP_REGRESSION, steps=3000, betas=(0.9, 0.99)),
         queries=16,
         changes={
@@ -67,7 +71,7 @@ KINDS = {
             "normalization_type": "RMS",
         },
     ),
-    DEEP: Kind(deep=True, recipe=DEEP_REGRESSION, queries=16),
+    DEEP: Kind(deep=True, least=1.0, recipe=DEEP_REGRESSION, queries=16),
 }
 """The rows of the table, by their names. Six linear layers want a normalisation: on raw tokens their answers
 are polynomials of degree 3^6 of the prompt, and training comes upon prompts on which they overflow."""
@@ -110,6 +114,7 @@ def trained(
     model.eval()
     asked = replace(task, n_queries=1)
     gate = Gate.of(model, asked)
+    gate = gate if kind.least is None else replace(gate, learned_at=kind.least * asked.ceiling)
     return Trained(name=name, task=asked, model=model, untrained=before.eval(), job=job, gate=gate)
 
 

@@ -32,7 +32,7 @@ def shifted(task: LinearRegression) -> dict[str, LinearRegression]:
     sizes = (d * sizes / sizes.sum()).tolist()
     skewed = tuple(tuple(sizes[i] if i == j else 0.0 for j in range(d)) for i in range(d))
     tasks = {AS_TRAINED: task}
-    for k in (2 * most, LONGER * most):
+    for k in (most, 2 * most, LONGER * most):
         tasks[f"{k} examples"] = replace(task, n_context=k, max_context=None)
     few = max(1, task.n_context // 2)
     tasks[f"{few} examples"] = replace(task, n_context=few, max_context=None)

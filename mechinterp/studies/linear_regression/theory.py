@@ -31,40 +31,44 @@ DIMENSIONS = (10, 20)
 """At which the deep network is tried besides."""
 
 
-def optimum_by_setting(seeds: int, folder: Path, watch: Watch) -> Result:
+def optimum_by_setting(seeds: Sequence[int], folder: Path, watch: Watch) -> Result:
     """The trained loss of one linear layer over its least loss, in each of ``SETTINGS``, by seed."""
-    values, before = [], []
+    values, before, learned = [], [], True
     for number, fields in enumerate(SETTINGS.values()):
         made = [
             trained(LINEAR, LinearRegression(**fields, seed=seed), folder / f"setting_{number}_{seed}", watch)
-            for seed in range(seeds)
+            for seed in seeds
         ]
         values.append([over_optimum(one.model, one.task)[0] for one in made])
         before.append(over_optimum(made[0].untrained, made[0].task)[0])
-    names = {"setting": list(SETTINGS), "seed": list(range(seeds))}
+        learned &= all(one.gate.learned for one in made)
+    names = {"setting": list(SETTINGS), "seed": list(seeds)}
     return Result(
         name="optimum_by_setting",
         values=xr.DataArray(values, dims=list(names), coords=names, attrs={"units": "loss over the least"}),
         trivial=None,
         control=xr.DataArray(before, dims="setting", coords={"setting": list(SETTINGS)}),
-        control_kind="untrained network, seed 0",
-        provenance={"noise": 0, "split": "new prompts", "n": 32_768},
+        control_kind="untrained network, first seed",
+        provenance={"noise": 0, "split": "new prompts", "n": 32_768, "learned": learned},
     )
 
 
 def deep_by_dimension(task: LinearRegression, found: Sequence[Anatomy], folder: Path, watch: Watch) -> Result:
     """The deep network's error over Bayes', at the study's d for each seed, at wider ones for the first."""
+    wider = [d for d in DIMENSIONS if d != task.d]
     names = {
-        "dimension": [f"d={d}" for d in (task.d, *DIMENSIONS)],
+        "dimension": [f"d={d}" for d in (task.d, *wider)],
         "seed": [one.task.seed for one in found],
     }
+    learned = all(one.networks[DEEP].gate.learned for one in found)
     nothing = [float("nan")] * (len(found) - 1)
     values = [[one.error(DEEP) / one.error("ridge") for one in found]]
     before = [_over_bayes(found[0].networks[DEEP], trained_too=False)]
-    for d in DIMENSIONS:
+    for d in wider:
         one = trained(DEEP, replace(task, d=d, covariance=None), folder / f"d_{d}", watch)
         values.append([_over_bayes(one), *nothing])
         before.append(_over_bayes(one, trained_too=False))
+        learned &= one.gate.learned
     return Result(
         name="deep_by_dimension",
         values=xr.DataArray(
@@ -73,7 +77,11 @@ def deep_by_dimension(task: LinearRegression, found: Sequence[Anatomy], folder: 
         trivial=None,
         control=xr.DataArray(before, dims="dimension", coords={"dimension": names["dimension"]}),
         control_kind="untrained network, first seed",
-        provenance={"noise": task.noise, "examples": f"{task.lengths[0]} to {task.longest}"},
+        provenance={
+            "noise": task.noise,
+            "examples": f"{task.lengths[0]} to {task.longest}",
+            "learned": learned,
+        },
     )
 
 

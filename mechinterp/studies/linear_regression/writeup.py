@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mechinterp.result import Result
+from mechinterp.result import Claim, Result
 from mechinterp.studies.linear_regression.anatomy import Anatomy, explained, read_off
+from mechinterp.studies.linear_regression.claims.base import learned, mean_over, without_nan
 from mechinterp.studies.linear_regression.networks import (
     DEEP,
     LINEAR,
@@ -85,23 +86,25 @@ a linear function are examples as good. The two numbers explain {smoother:.1%} o
 that they were not fitted on, a gradient step {step_share:.1%}. The layer's error is
 {softmax_over_bayes:.1f} times Bayes', that of the linear layer {linear_over_bayes:.1f}.
 
-Depth is more steps, as far as we can read it. Three layers of linear attention on raw tokens reach
-{three:.3f}; the best one, two and three steps of plain gradient descent reach {steps}. So they are no
-plain descent. GD++ also shrinks every x along the directions in which the examples vary most (von Oswald
-et al. 2023): the rates and curvatures read off the three layers, six numbers, explain {read_off:.1%} of
-the answers. The price is that the answers are polynomials of degree 27 of the prompt: under shifts of x
-they are off by any amount. Six raw layers could not be trained at all, since single prompts overflow.
-With RMSNorm six linear layers reach {six_over_bayes:.2f} times Bayes' error, and six layers of softmax
-attention with MLPs {deep_over_bayes:.2f}; Garg et al. (2022) found larger ones to answer like least
-squares. The deep network's derivatives have a cosine of {deep_ridge:.3f} with the weights of ridge and
-{deep_gd:.3f} with those of one step.
+Depth is more steps, as far as we can read it. Three layers of linear attention on raw tokens, started as
+the identity (from a random start one of them is lost), reach {three:.3f}; the best one, two and three
+steps of plain gradient descent reach {steps}. So they are no plain descent. GD++ also shrinks every x
+along the directions in which the examples vary most (von Oswald et al. 2023): the rates and curvatures
+read off the three layers, six numbers, explain {read_off:.1%} of the answers. The price is that the
+answers are polynomials of degree 27 of the prompt: under shifts of x they are off by any amount. Six raw
+layers could not be trained at all, since single prompts overflow. With RMSNorm six linear layers reach
+{six_over_bayes:.2f} times Bayes' error, and six layers of softmax attention with MLPs
+{deep_over_bayes:.2f}; Garg et al. (2022) found larger ones to answer like least squares. The deep
+network's derivatives have a cosine of {deep_ridge:.3f} with the weights of ridge and {deep_gd:.3f} with
+those of one step.
 
 Skips are what depth lives on. Dong, Cordonnier and Loukas (2021) prove that attention alone takes all
 positions to one vector, doubly exponentially in depth, and that skips and, less so, MLPs prevent it. In
-our deep network what differs between positions is {whole:.2f} of the whole after six layers; without
-skips it is {no_skips:.1e}, without MLPs {no_mlps:.2f}, without both {neither:.1e}. A stack of smoothers
-forgets what it smooths: each layer makes the examples more alike, and only the skip hands the next step
-the examples themselves, as gradient descent needs them.
+our deep network what differs between examples is {whole:.2f} of the whole after six layers; without
+skips it is {no_skips:.1e}, without MLPs {no_mlps:.2f}, without both {neither:.1e}. That is so before
+training too ({untrained_whole:.2f} whole, {untrained_neither:.1e} without both), and of MLPs we see no
+such effect. A stack of smoothers forgets what it smooths: each layer makes the examples more alike, and
+only the skip hands the next step the examples themselves, as gradient descent needs them.
 
 What is learned is a rate, not least squares. With {longer} the linear layer has {linear_longer:.3f} of
 the variance, the step with the same rate {own_longer:.3f}, the step with the best rate there
@@ -119,69 +122,86 @@ arXiv:2306.09927.
 """
 
 
-def writeup(found: Sequence[Anatomy], results: Mapping[str, Result], steps: Sequence[float]) -> str:
-    """``TEXT`` with the numbers of the runs, means over seeds; paragraphs are parted by empty lines.
+def writeup(
+    found: Sequence[Anatomy], results: Mapping[str, Result], steps: Sequence[float], table: Sequence[Claim]
+) -> str:
+    """``TEXT`` with the numbers of the runs; paragraphs are parted by empty lines.
+
+    Numbers are means over the seeds whose networks learned. Claims that do not hold are named before all.
 
     Args:
         steps: the errors of the best 1, 2 and 3 steps of gradient descent.
+        table: the claims.
     """
     paragraphs = TEXT.strip().split("\n\n")
     whole = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    return whole.format(**_numbers(found, results), steps=", ".join(f"{x:.3f}" for x in steps))
+    other = ", ".join(f"{claim.id} ({claim.verdict})" for claim in table if claim.verdict != "holds")
+    if other:
+        whole = (
+            f"Not all of what follows was found in these runs: {other}. Where text and table differ, the "
+            "table "
+            "is right.\n\n" + whole
+        )
+    return without_nan(whole.format(**_numbers(found, results), steps=", ".join(f"{x:.3f}" for x in steps)))
 
 
 def _numbers(found: Sequence[Anatomy], results: Mapping[str, Result]) -> dict[str, Any]:
     task, enough, longer = found[0].task, 2 * found[0].task.d, f"{LONGER * found[0].task.longest} examples"
 
-    def mean(number: Callable[[Anatomy], float]) -> float:
-        return float(np.mean([number(one) for one in found]))
+    def mean(number: Callable[[Anatomy], float], *of: str) -> float:
+        return mean_over(found, number, *of)
 
-    def value(result: str, **at: Any) -> float:
-        return mean(lambda one: float(one.results[result].values.sel(at)))
+    def value(of: str, result: str, **at: Any) -> float:
+        return mean(lambda one: float(one.results[result].values.sel(at)), of)
 
     def over_bayes(name: str) -> float:
-        return mean(lambda one: one.error(name) / one.error("ridge"))
+        return mean(lambda one: one.error(name) / one.error("ridge"), name)
 
     def shift(predictor: str, shift: str) -> float:
-        return value("shifts", predictor=predictor, shift=shift)
+        of = predictor if predictor in (LINEAR, DEEP) else LINEAR
+        return value(of, "shifts", predictor=predictor, shift=shift)
 
-    def left(network: str) -> float:
-        return mean(lambda one: float(one.results["collapse_without_parts"].values.sel(network=network)[-1]))
+    def left(network: str, part: str = "values") -> float:
+        found_by = "collapse_without_parts"
+        return mean(lambda one: float(getattr(one.results[found_by], part).sel(network=network)[-1]), DEEP)
 
-    fits = [one.results["kernel_smoother"].extra["parameters"] for one in found]
-    u, w = (float(np.mean([abs(float(fit.sel(parameter=name))) for fit in fits])) for name in ("u", "w"))
+    smooth = [one for one in found if learned(one, SOFTMAX)]
+    fits = [one.results["kernel_smoother"].extra["parameters"] for one in smooth]
+    u, w = (mean_of([abs(float(fit.sel(parameter=name))) for fit in fits]) for name in ("u", "w"))
     weights, wider = results["effective_step"].values, results["higher_d"].values.sel(predictor=LINEAR)
     cosine = {"measure": "model cos"}
     return {
-        "over_optimum": mean(lambda one: one.over_optimum[0]),
+        "over_optimum": mean(lambda one: one.over_optimum[0], LINEAR),
         "weight_cosine": float(weights.sel(measure="cosine")),
         "weight_error": float(weights.sel(measure="relative error")),
-        "step_cosine": value("method_agreement", predictor="best step", **cosine),
+        "step_cosine": value(LINEAR, "method_agreement", predictor="best step", **cosine),
         "least_loss": task.one_layer_loss,
-        "linear": mean(lambda one: one.error(LINEAR)),
+        "linear": mean(lambda one: one.error(LINEAR), LINEAR),
         "ridge": mean(lambda one: one.error("ridge")),
         "ols": mean(lambda one: one.error("ols")),
         "enough": enough,
-        "linear_over_ols": mean(lambda one: one.error(LINEAR, enough) / one.error("ols", enough)),
+        "linear_over_ols": mean(lambda one: one.error(LINEAR, enough) / one.error("ols", enough), LINEAR),
         "u": u,
         "w": w,
         "one_over_w": 1 / w,
-        "seeds": len(found),
+        "seeds": len(fits),
         "mirrored": sum(float(fit.sel(parameter="w")) < 0 for fit in fits),
-        "smoother": value("kernel_smoother", predictor="kernel smoother"),
-        "step_share": value("kernel_smoother", predictor="gradient step"),
+        "smoother": value(SOFTMAX, "kernel_smoother", predictor="kernel smoother"),
+        "step_share": value(SOFTMAX, "kernel_smoother", predictor="gradient step"),
         "softmax_over_bayes": over_bayes(SOFTMAX),
         "linear_over_bayes": over_bayes(LINEAR),
-        "three": mean(lambda one: one.error(LINEAR_3)),
-        "read_off": mean(lambda one: explained(read_off(one), one.given[LINEAR_3])),
+        "three": mean(lambda one: one.error(LINEAR_3), LINEAR_3),
+        "read_off": mean(lambda one: explained(read_off(one), one.given[LINEAR_3]), LINEAR_3),
         "six_over_bayes": over_bayes(LINEAR_6),
         "deep_over_bayes": over_bayes(DEEP),
-        "deep_ridge": value("deep_agreement", predictor="ridge", **cosine),
-        "deep_gd": value("deep_agreement", predictor="gd", **cosine),
+        "deep_ridge": value(DEEP, "deep_agreement", predictor="ridge", **cosine),
+        "deep_gd": value(DEEP, "deep_agreement", predictor="gd", **cosine),
         "whole": left("whole"),
         "no_skips": left("no skips"),
         "no_mlps": left("no MLPs"),
         "neither": left("neither"),
+        "untrained_whole": left("whole", "control"),
+        "untrained_neither": left("neither", "control"),
         "longer": longer,
         "linear_longer": shift(LINEAR, longer),
         "own_longer": shift(OWN_STEP, longer),
@@ -195,3 +215,8 @@ def _numbers(found: Sequence[Anatomy], results: Mapping[str, Result]) -> dict[st
         "d": task.d,
         "twice": 2 * task.d,
     }
+
+
+def mean_of(numbers: Sequence[float]) -> float:
+    """Their mean; NaN of none."""
+    return float(np.mean(numbers)) if numbers else float("nan")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,29 +25,37 @@ def claim_of(
     found: Sequence[Anatomy],
     measure: Measure,
     *,
-    of: str,
+    of: str | Sequence[str],
     control_kind: str,
     source: str,
     gated: bool = True,
     within: tuple[float, float] = (0.0, float("inf")),
 ) -> Claim:
-    """Of one kind of network, in the seeds in which it learned."""
-
-    def learned(one: Anatomy) -> bool:
-        return of in one.networks and (one.networks[of].gate.learned or not gated)
-
+    """Of one kind of network or several, in the seeds in which all of them learned."""
+    names = [of] if isinstance(of, str) else of
     return claim_over_seeds(
         id,
-        statement,
+        without_nan(statement),
         found,
         measure,
-        learned=learned,
+        learned=lambda one: learned(one, *names) if gated else all(name in one.networks for name in names),
         within=within,
         control_kind=control_kind,
         source=source,
     )
 
 
-def mean_over(found: Sequence[Anatomy], number: Callable[[Anatomy], float]) -> float:
-    """The mean of a number over seeds."""
-    return float(np.mean([number(one) for one in found]))
+def without_nan(text: str) -> str:
+    """A dash in place of numbers that no network gave."""
+    return re.sub(r"\bnan%?", "–", text)
+
+
+def mean_over(found: Sequence[Anatomy], number: Callable[[Anatomy], float], *of: str) -> float:
+    """The mean of a number over the seeds in which some networks learned; NaN if there is none."""
+    known = [number(one) for one in found if learned(one, *of)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def learned(one: Anatomy, *of: str) -> bool:
+    """Whether some networks are there and learned the task."""
+    return all(name in one.networks and one.networks[name].gate.learned for name in of)

@@ -18,7 +18,7 @@ def reaches_one_step_optimum(found: Sequence[Anatomy]) -> Claim:
         value, before = one.over_optimum
         theory = one.task.one_layer_loss
         return {
-            "value": value, "theory": 1.0, "holds": value <= 1.01, "control": before,
+            "value": value, "theory": 1.0, "holds": abs(value - 1) <= 0.01, "control": before,
             "trivial": one.task.variance / theory,
         }  # fmt: skip
 
@@ -42,7 +42,9 @@ def weights_are_gradient_step(found: Sequence[Anatomy]) -> Claim:
         return {"value": cosine, "theory": 1.0, "holds": holds, "trivial": 0.0, "control": control}
 
     def mean_of(measure: str) -> float:
-        return mean_over(found, lambda one: float(one.results["effective_step"].values.sel(measure=measure)))
+        return mean_over(
+            found, lambda one: float(one.results["effective_step"].values.sel(measure=measure)), LINEAR
+        )
 
     low, high = found[0].results["effective_step"].extra["null"].values
     return claim_of(
@@ -70,7 +72,7 @@ def sensitivities_match_gd(found: Sequence[Anatomy]) -> Claim:
         return {"value": value, "theory": 1.0, "holds": value >= 0.995, "trivial": 0.0, "control": control}
 
     def mean_of(measure: str) -> float:
-        return mean_over(found, lambda one: _agreed(one, name, "best step", measure))
+        return mean_over(found, lambda one: _agreed(one, name, "best step", measure), LINEAR)
 
     return claim_of(
         "sensitivities_match_gd",
@@ -97,13 +99,15 @@ def attention_is_similarity(found: Sequence[Anatomy]) -> Claim:
         value = min(both)
         return {
             "value": value, "theory": 1.0, "holds": value >= 0.95, "trivial": 0.0,
-            "control": strongest(one, "attention_similarity", "control"),
+            "control": max(
+                strongest(one, name, "control") for name in ("attention_similarity", "softmax_similarity")
+            ),
         }  # fmt: skip
 
     there = [one for one in found if "deep_similarity" in one.results]
     deep = (
         f"; the deep network's most similar head has "
-        f"{mean_over(there, lambda one: strongest(one, 'deep_similarity')):.2f}"
+        f"{mean_over(there, lambda one: strongest(one, 'deep_similarity'), DEEP):.2f}"
         if there
         else ""
     )
@@ -111,7 +115,8 @@ def attention_is_similarity(found: Sequence[Anatomy]) -> Claim:
         "attention_is_similarity",
         "In one layer, linear or softmax, a query's attention scores are the products of its x with the "
         f"examples': correlation at least .95 in size{deep}",
-        found, measure, of=LINEAR, within=(0.0, 1.0), control_kind="untrained network", source=OSWALD,
+        found, measure, of=(LINEAR, SOFTMAX), within=(0.0, 1.0),
+        control_kind="untrained network", source=OSWALD,
     )  # fmt: skip
 
 
@@ -121,18 +126,19 @@ def not_ols_at_depth_one(found: Sequence[Anatomy]) -> Claim:
 
     def measure(one: Anatomy) -> dict[str, Any]:
         bayes, value = one.error("ridge"), one.error(LINEAR)
-        near = abs(one.over_optimum[0] - 1) <= 0.05
+        near = abs(one.over_optimum[0] - 1) <= 0.01
         return {
             "value": value / bayes, "theory": one.task.one_layer_loss / bayes,
             "holds": value / bayes >= 2 and near, "trivial": one.task.variance / bayes,
             "control": one.error(DEEP) / bayes if DEEP in one.networks else None,
         }  # fmt: skip
 
-    over_ols = mean_over(found, lambda one: one.error(LINEAR, least) / one.error("ols", least))
+    over_ols = mean_over(found, lambda one: one.error(LINEAR, least) / one.error("ols", least), LINEAR)
     return claim_of(
         "not_ols_at_depth_one",
-        "One linear layer is not least squares: trained to its optimum its error is at least twice Bayes' "
-        f"(with {least} examples and more it is {over_ols:.1f} times that of least squares)",
+        "One linear layer stays far from the best that can be answered: within 1 % of its own optimum its "
+        f"error is at least twice Bayes' (with {least} examples and more it is {over_ols:.1f} times that of "
+        "least squares)",
         found, measure, of=LINEAR, control_kind="softmax and MLPs, 6 layers", source=ZHANG,
     )  # fmt: skip
 
@@ -156,11 +162,14 @@ def softmax_is_kernel_smoother(found: Sequence[Anatomy]) -> Claim:
         mean_over(
             found,
             lambda one, p=p: abs(float(one.results["kernel_smoother"].extra["parameters"].sel(parameter=p))),
+            SOFTMAX,
         )
         for p in ("u", "w")
     )
     step = mean_over(
-        found, lambda one: float(one.results["kernel_smoother"].values.sel(predictor="gradient step"))
+        found,
+        lambda one: float(one.results["kernel_smoother"].values.sel(predictor="gradient step")),
+        SOFTMAX,
     )
     return claim_of(
         "softmax_is_kernel_smoother",

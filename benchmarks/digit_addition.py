@@ -38,7 +38,8 @@ def trained(fields: dict[str, Any], seeds: int) -> dict[str, Any]:
     for seed in range(seeds):
         task = DigitAddition(**fields, seed=seed)
         model = models.digit_addition(task, seed=seed)
-        job = fit(model, task, replace(DIGIT_ADDITION["fast"], seed=seed, checkpoints=0))
+        recipe = DIGIT_ADDITION["fast" if task.reverse else "plain"]
+        job = fit(model, task, replace(recipe, seed=seed, checkpoints=0))
         batches = (task.dataset("test"), task.with_cascade(task.n_digits))
         for name, batch in zip(("exact_match", "longest_cascades"), batches):
             found[name].append(round(exact(model.eval(), task, batch).double().mean().item(), 5))

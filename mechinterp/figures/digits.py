@@ -57,6 +57,7 @@ def cascade_lines(result: Result) -> go.Figure:
             figure.add_scatter(
                 x=result.values.step.values, y=y, name=label, legendgroup=label, showlegend=column == 1,
                 mode="lines+markers", marker={"size": 4}, line={"color": colour}, row=1, col=column,
+                connectgaps=True,
             )  # fmt: skip
     figure.update_xaxes(title="step")
     figure.update_yaxes(range=[-0.02, 1.04])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mechinterp.tasks.base import Task
@@ -84,21 +85,21 @@ polynomials of high degree, so that single prompts have gradients of any size: c
 heard, and the network goes wild where examples are few; with a short memory of squared gradients Adam
 stumbles."""
 
-DIGIT_ADDITION = {
-    "fast": Recipe(
-        steps=1000,
-        batch_size=512,
-        lr=2e-3,
-        betas=(0.9, 0.98),
-        warmup=100,
-        schedule="cosine",
-        clip_norm=1.0,
-        eval_every=50,
-        checkpoints=21,
-        checkpoint_spacing="linear",
-    )
-}
-"""New problems at every step. Three digits are added without a mistake after 400 steps."""
+_ADDITION = Recipe(
+    steps=1000,
+    batch_size=512,
+    lr=2e-3,
+    betas=(0.9, 0.98),
+    warmup=100,
+    schedule="cosine",
+    clip_norm=1.0,
+    eval_every=50,
+    checkpoints=21,
+    checkpoint_spacing="linear",
+)
+DIGIT_ADDITION = {"fast": _ADDITION, "plain": replace(_ADDITION, steps=2000)}
+"""New problems at every step. Three digits are added without a mistake after 400 to 500 steps. Most significant
+digit first, of three seeds one is at .99 after 1,000 steps, and takes more."""
 
 LINEAR_REGRESSION = {"fast": ONE_LAYER, "layers": LAYERS, "deep": DEEP_REGRESSION}
 

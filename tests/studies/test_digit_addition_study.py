@@ -37,7 +37,8 @@ TASK = DigitAddition(n_digits=2, n_test=300)
 def quick(monkeypatch):
     """Small networks trained for two steps, heads ablated on 40 problems."""
     recipe = Recipe(steps=2, batch_size=8, eval_every=1, checkpoints=3, checkpoint_spacing="linear")
-    monkeypatch.setitem(networks.DIGIT_ADDITION, "fast", recipe)
+    for name in networks.DIGIT_ADDITION:
+        monkeypatch.setitem(networks.DIGIT_ADDITION, name, recipe)
     sizes = {"d_model": 8, "n_heads": 2, "d_mlp": 8}
     build = networks.digit_addition
 

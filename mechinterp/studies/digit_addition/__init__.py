@@ -55,7 +55,7 @@ PLAN = (
 )
 
 
-CUT = " With --fast networks were trained for 600 steps of 1,000, and heads ablated on 500 problems of 2,000."
+CUT = " With --fast networks were trained for six tenths of their steps, and heads ablated on 500 problems of 2,000."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class DigitAdditionStudy:
     """Seed of problems and initial weights."""
 
     fast: bool = False
-    """Ablate on a quarter of the problems, and train for 600 steps of 1,000."""
+    """Ablate on a quarter of the problems, and train for six tenths of the steps."""
 
     @property
     def task(self) -> DigitAddition:
@@ -135,7 +135,7 @@ def take_apart(task: DigitAddition, out: Path, watch: Watch, fast: bool) -> Anat
     """Train every kind of network on a seed's task, and take them apart; the results are kept in ``out``."""
     run = Run.create(out, {"kind": "seed", "fast": fast, **task.to_json()})
     networks = {
-        name: trained(name, task, out / f"network_{number}", watch, steps=600 if fast else 0)
+        name: trained(name, task, out / f"network_{number}", watch, share=0.6 if fast else 1.0)
         for number, name in enumerate(KINDS)
     }
     found = Anatomy.of(networks, n=500 if fast else 2000)

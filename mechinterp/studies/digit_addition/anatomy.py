@@ -146,16 +146,16 @@ def exact_matches(
 
 
 def cascades(networks: Mapping[str, Trained], n: int = 1000) -> Result:
-    """Exact match along training by how far a carry runs, of both orders of digits."""
+    """Exact match along training by how far a carry runs; NaN at steps of which a network was not kept."""
     shown = {name: networks[name] for name in (REVERSED, UNENRICHED, PLAIN)}
     first = networks[REVERSED]
-    steps = list(first.job.checkpoints)
+    steps = sorted({step for one in shown.values() for step in one.job.checkpoints})
     lengths = list(range(first.task.n_digits + 1))
     values = np.full((len(shown), len(steps), len(lengths)), np.nan)
     for i, one in enumerate(shown.values()):
         batches = [one.task.with_cascade(length, held_out=True)[slice(0, n)] for length in lengths]
-        for j, step in enumerate(steps):
-            model = one.at_steps(step)
+        for step in one.job.checkpoints:
+            model, j = one.at_steps(step), steps.index(step)
             for k, batch in enumerate(batches):
                 values[i, j, k] = forced(model, one.task, batch).all(1).double().mean()
     coords = {"network": list(shown), "step": steps, "longest": lengths}

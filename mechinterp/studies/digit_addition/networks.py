@@ -36,12 +36,14 @@ class Kind:
         spare: digits that its source has room for beyond those of the task.
         enriched: whether many of its training problems have columns that sum to base - 1.
         decoder_only: without an encoder.
+        recipe: of ``DIGIT_ADDITION``.
     """
 
     reverse: bool = True
     spare: int = 0
     enriched: bool = True
     decoder_only: bool = False
+    recipe: str = "fast"
 
     def task(self, task: DigitAddition) -> DigitAddition:
         """Its own form of a task."""
@@ -58,7 +60,7 @@ class Kind:
 
 KINDS = {
     REVERSED: Kind(),
-    PLAIN: Kind(reverse=False),
+    PLAIN: Kind(reverse=False, recipe="plain"),
     UNENRICHED: Kind(enriched=False),
     ROOMY: Kind(spare=1),
     ALONE: Kind(decoder_only=True),
@@ -89,11 +91,13 @@ class Trained:
         return model.eval()
 
 
-def trained(name: str, task: DigitAddition, folder: Path, watch: Watch = silent, steps: int = 0) -> Trained:
+def trained(
+    name: str, task: DigitAddition, folder: Path, watch: Watch = silent, share: float = 1.0
+) -> Trained:
     """Train one kind of network on a task; what a folder holds already is read instead.
 
     Args:
-        steps: other than the recipe's.
+        share: of the recipe's steps.
 
     Raises:
         KeyboardInterrupt: interrupted; the state is saved.
@@ -102,8 +106,8 @@ def trained(name: str, task: DigitAddition, folder: Path, watch: Watch = silent,
     kind = KINDS[name]
     own = kind.task(task)
     model, before = (kind.network(own) for _ in range(2))
-    recipe = replace(DIGIT_ADDITION["fast"], seed=task.seed)
-    recipe = replace(recipe, steps=steps) if steps else recipe
+    recipe = DIGIT_ADDITION[kind.recipe]
+    recipe = replace(recipe, seed=task.seed, steps=max(1, round(share * recipe.steps)))
     job = train(model, own, recipe, folder, watch, f"{name}, seed {task.seed}")
     gate = Gate.of(model.eval(), own)
     return Trained(name=name, task=own, model=model, untrained=before.eval(), job=job, gate=gate)

@@ -98,8 +98,8 @@ _ADDITION = Recipe(
     checkpoint_spacing="linear",
 )
 DIGIT_ADDITION = {"fast": _ADDITION, "plain": replace(_ADDITION, steps=2000)}
-"""New problems at every step. Three digits are added without a mistake after 400 to 500 steps. Most significant
-digit first, of three seeds one is at .99 after 1,000 steps, and takes more."""
+"""New problems at every step. Three digits are added without a mistake after 400 to 500 steps; with the most
+significant first, one seed of three is at .99 after 1,000 and takes more."""
 
 LINEAR_REGRESSION = {"fast": ONE_LAYER, "layers": LAYERS, "deep": DEEP_REGRESSION}
 

@@ -55,7 +55,7 @@ PLAN = (
 )
 
 
-CUT = " With --fast networks were trained for six tenths of their steps, and heads ablated on 500 problems of 2,000."
+CUT = " With --fast networks had six tenths of their steps, and heads were ablated on 500 problems of 2,000."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -261,7 +261,7 @@ def order_of_digits_matters(found: Sequence[Anatomy]) -> Claim:
     return _claim(
         "order_of_digits_matters",
         "Most significant digit first takes at least 1.2 times the steps to 99 % of problems right, since "
-        f"carries must be foreseen, though its rate falls half as fast; at the end it has {ends} right, by seed",
+        f"carries must be foreseen, though its rate falls half as fast; at the end {ends} are right, by seed",
         found, measure, of=(REVERSED, PLAIN), control_kind="the same order, room for one digit more",
         source=QUIRKE,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from torch import Tensor
 from mechinterp.analysis.checks import check_inputs, check_model, chosen
 from mechinterp.analysis.effects import effects_result
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.patches import STREAMS, Patch, donor_names, patches_of
+from mechinterp.analysis.patches import STREAMS, Patch, donor_names, extent, patches_of
 from mechinterp.analysis.references import check_reference, random_signs, references
 from mechinterp.analysis.setting import MEMORY, Metric, Progress, Setting
 from mechinterp.analysis.sweeps import sweep
@@ -37,6 +37,7 @@ def ablation(
     groups: Mapping[Any, Sequence[int] | Tensor] | None = None,
     layers: Sequence[int] | None = None,
     by_position: bool = False,
+    stack: str = "",
     read: Sequence[int] | Tensor = (-1,),
     attention_mask: Tensor | None = None,
     held_out_mask: Tensor | None = None,
@@ -55,6 +56,7 @@ def ablation(
         reference: what the component's output becomes: ``"zero"``, its ``"mean"`` at each position, or its
             value in another example (``"resample"``); the last two from ``held_out`` examples.
         by_position: one position at a time, instead of all at once.
+        stack: of an encoder-decoder, as in ``activation_patching``.
         read, attention_mask, fast, memory, progress, gate: as in ``activation_patching``.
 
     Returns:
@@ -73,8 +75,9 @@ def ablation(
     check_inputs(inputs, attention_mask)
     check_model(model)
     check_reference(reference, inputs, held_out)
-    axes = _axes(model, what, layers, groups, inputs.shape[1] if by_position else None)
-    names = donor_names(model, ACTIVATION[what], axes["layer"])
+    n_layers, n_pos = extent(model, inputs, stack)
+    axes = _axes(model, what, layers, groups, n_layers, n_pos if by_position else None)
+    names = donor_names(model, ACTIVATION[what], axes["layer"], stack)
     setting = Setting(model, inputs, metric, read, attention_mask, memory)
     before = setting.intact()
     own = setting.activations(names)
@@ -83,7 +86,7 @@ def ablation(
         attention_mask=attention_mask, held_out_mask=held_out_mask, seed=seed,
     )  # fmt: skip
     signed = {name: random_signs(own[name], becomes[name], seed) for name in names}
-    patches = patches_of(axes, inputs.shape[1], groups)
+    patches = patches_of(axes, n_pos, groups, stack)
     found = []
     for turn, donor in enumerate((becomes, signed)):
         report = None if progress is None else partial(_report, progress, turn)
@@ -186,9 +189,14 @@ def _span(name: Any, direction: Tensor, width: int) -> Float[Tensor, "d_model k"
 
 
 def _axes(
-    model: Any, what: str, layers: Sequence[int] | None, groups: Mapping[Any, Any] | None, n_pos: int | None
+    model: Any,
+    what: str,
+    layers: Sequence[int] | None,
+    groups: Mapping[Any, Any] | None,
+    n_layers: int,
+    n_pos: int | None,
 ) -> dict[str, list[Any]]:
-    axes: dict[str, list[Any]] = {"layer": chosen("layers", layers, model.cfg.n_layers)}
+    axes: dict[str, list[Any]] = {"layer": chosen("layers", layers, n_layers)}
     if what == "heads":
         axes["head"] = list(range(model.cfg.n_heads))
     elif what == "neurons":

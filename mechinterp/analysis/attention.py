@@ -32,6 +32,7 @@ def attention_patterns(
     *,
     mask: Bool[Tensor, "batch pos"] | None = None,
     untrained: nn.Module | None = None,
+    stack: str = "",
     examples: int = 4,
     gate: Gate | None = None,
 ) -> Result:
@@ -39,6 +40,7 @@ def attention_patterns(
 
     Args:
         untrained: a network before training, for the control; without one the control is even attention.
+        stack: of an encoder-decoder, ``"encoder"``, ``"decoder"`` or ``"cross"``; inputs, mask are of both.
         examples: how many examples' own patterns to keep in the extra ``by_example``.
 
     Returns:
@@ -48,8 +50,8 @@ def attention_patterns(
     Raises:
         ValueError: as ``Patterns.of``.
     """
-    seen = Patterns.of(model, inputs, mask)
-    before = seen.untrained(untrained, inputs, mask)
+    seen = Patterns.of(model, inputs, mask, stack)
+    before = seen.untrained(untrained, inputs, mask, stack)
     dims = ("layer", "head", "query", "key")
     units = "attention weight" + ("" if seen.normalised else " (linear: rows do not sum to 1)")
     even = seen.array(over_examples(seen.even, seen.asking[..., None]), *dims[2:], units=units)
@@ -76,6 +78,7 @@ def attention_entropy(
     *,
     mask: Bool[Tensor, "batch pos"] | None = None,
     untrained: nn.Module | None = None,
+    stack: str = "",
     gate: Gate | None = None,
 ) -> Result:
     """The entropy of each head's pattern, in bits, at each query.
@@ -91,8 +94,8 @@ def attention_entropy(
         ValueError: linear attention, fewer than two examples, or as ``Patterns.of``.
     """
     check_inputs(inputs, mask)
-    seen = Patterns.of(model, inputs, mask)
-    before = seen.untrained(untrained, inputs, mask)
+    seen = Patterns.of(model, inputs, mask, stack)
+    before = seen.untrained(untrained, inputs, mask, stack)
     for patterns in (seen, before):
         if patterns is not None and not patterns.normalised:
             raise ValueError(
@@ -112,6 +115,7 @@ def attention_distance(
     *,
     mask: Bool[Tensor, "batch pos"] | None = None,
     untrained: nn.Module | None = None,
+    stack: str = "",
     gate: Gate | None = None,
 ) -> Result:
     """How far back or ahead each head looks: the mean of ``|query - key|`` under its pattern, in tokens.
@@ -120,8 +124,12 @@ def attention_distance(
     ``attention_entropy``, which alone refuses linear attention.
     """
     check_inputs(inputs, mask)
-    seen = Patterns.of(model, inputs, mask)
-    before = seen.untrained(untrained, inputs, mask)
+    if stack == "cross":
+        raise ValueError(
+            "expected queries and keys of one sequence, got cross; use alignment.column_alignment"
+        )
+    seen = Patterns.of(model, inputs, mask, stack)
+    before = seen.untrained(untrained, inputs, mask, stack)
     n_queries, n_keys = seen.allowed.shape[1:]
     at = torch.arange(n_keys - n_queries, n_keys)[:, None]
     apart = (at - torch.arange(n_keys)).abs().double()

@@ -99,6 +99,7 @@ def attention_scores(
     *,
     mask: Bool[Tensor, "batch pos"] | None = None,
     untrained: nn.Module | None = None,
+    stack: str = "",
     seed: int = 0,
     gate: Gate | None = None,
 ) -> Result:
@@ -117,8 +118,8 @@ def attention_scores(
         ValueError: fewer than two examples, fewer than two positions, or as ``Patterns.of``.
     """
     check_inputs(inputs, mask)
-    seen = Patterns.of(model, inputs, mask)
-    before = seen.untrained(untrained, inputs, mask)
+    seen = Patterns.of(model, inputs, mask, stack)
+    before = seen.untrained(untrained, inputs, mask, stack)
     found = relations(inputs, seen.asking)
     names = list(found)
     own = {name: share_on(seen, related) for name, related in found.items()}

@@ -25,6 +25,7 @@ class Patch:
         positions: where; of ``pattern``, the positions that ask.
         head: one of them, or ``None`` for all.
         neurons: some, or ``None`` for all.
+        stack: of ``STACKS``.
 
     Raises:
         ValueError: no position, or one counted from the end.
@@ -34,6 +35,7 @@ class Patch:
     positions: tuple[int, ...]
     head: int | None = None
     neurons: tuple[int, ...] | None = None
+    stack: str = ""
 
     def __post_init__(self) -> None:
         if not self.positions or min(self.positions) < 0:
@@ -46,11 +48,14 @@ class Patch:
             at["head"] = self.head
         if self.neurons is not None:
             at["neuron"] = self.neurons
-        return Site.at(hook_of(activation, self.layer), **at)
+        return Site.at(hook_of(activation, self.layer, self.stack), **at)
 
 
 def patches_of(
-    axes: Mapping[str, Sequence[Any]], n_pos: int, groups: Mapping[Any, Sequence[int] | Tensor] | None = None
+    axes: Mapping[str, Sequence[Any]],
+    n_pos: int,
+    groups: Mapping[Any, Sequence[int] | Tensor] | None = None,
+    stack: str = "",
 ) -> list[Patch]:
     """A patch for each cell of some axes (layer, position, head, group), in their order."""
     cells = (dict(zip(axes, cell)) for cell in product(*axes.values()))
@@ -60,6 +65,7 @@ def patches_of(
             (cell["position"],) if "position" in cell else tuple(range(n_pos)),
             cell.get("head"),
             tuple(map(int, (groups or {})[cell["group"]])) if "group" in cell else None,
+            stack,
         )
         for cell in cells
     ]
@@ -77,9 +83,26 @@ def hook_of(activation: str, layer: int, stack: str = "") -> str:
     return f"{'encoder.' * (stack == 'encoder')}blocks.{layer}.{place}hook_{activation}"
 
 
-def donor_names(model: Any, activation: str, layers: Sequence[int]) -> list[str]:
+def extent(model: Any, inputs: Tensor, stack: str = "") -> tuple[int, int]:
+    """How many layers a stack has, and how many positions its activations have.
+
+    Raises:
+        ValueError: a stack that the model has not.
+    """
+    cfg, two = model.cfg, hasattr(model, "encoder") and hasattr(model.cfg, "n_ctx_source")
+    if stack not in STACKS or (stack and not two):
+        there = STACKS[1:] if two else ("",)
+        raise ValueError(f"expected a stack of this network, one of {list(there)}, got {stack!r}")
+    if not two:
+        return cfg.n_layers, inputs.shape[1]
+    if stack == "encoder":
+        return cfg.n_encoder_layers, cfg.n_ctx_source
+    return cfg.n_layers, inputs.shape[1] - cfg.n_ctx_source
+
+
+def donor_names(model: Any, activation: str, layers: Sequence[int], stack: str = "") -> list[str]:
     """The hook names that a donor's run must keep: the activation's, and for reruns the same rotated."""
-    names = [hook_of(activation, layer) for layer in layers]
+    names = [hook_of(activation, layer, stack) for layer in layers]
     for name in names:
         resolve(model, Site(name))
         own = model.hook_dict[name].name  # TransformerLens 4's bridge has several names for a hook point

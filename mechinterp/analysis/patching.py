@@ -24,7 +24,7 @@ from mechinterp.analysis.checks import (
 )
 from mechinterp.analysis.effects import derangement, effects_result
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.patches import HEADS, NEURONS, STREAMS, donor_names, patches_of
+from mechinterp.analysis.patches import HEADS, NEURONS, STREAMS, donor_names, extent, patches_of
 from mechinterp.analysis.setting import MEMORY, Metric, Progress, Setting
 from mechinterp.analysis.sweeps import sweep
 from mechinterp.result import Result
@@ -52,6 +52,7 @@ def activation_patching(
     attention_mask: Tensor | None = None,
     direction: Literal["denoise", "noise"] = "denoise",
     control: bool = True,
+    stack: str = "",
     fast: bool = True,
     memory: int = MEMORY,
     progress: Progress | None = None,
@@ -75,6 +76,8 @@ def activation_patching(
             ``"noise"`` patches corrupted ones into the clean run, which shows what is necessary.
         control: sweep also with the activations of another example, drawn at random, as donor. What every
             donor brings alike, such as an answer that all of them share, is in the control too.
+        stack: of an encoder-decoder, ``"encoder"``, ``"decoder"`` or, for heads, ``"cross"``; positions are
+            then those of the source or of the target, counted from 0.
         fast: compute only what a patch can reach, where the model can; otherwise whole forward passes.
         memory: bytes for the activations of one batch of patches.
         progress: called with the number of patches done, and of all.
@@ -96,14 +99,15 @@ def activation_patching(
         raise ValueError(f"expected an activation of {sorted(AXES)}, got {activation!r}; choose one of them")
     check_direction(direction)
     base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
-    names = donor_names(model, activation, chosen("layers", layers, model.cfg.n_layers))
-    axes = _axes(model, activation, by, layers, positions, heads, groups, clean.shape[1])
+    n_layers, n_pos = extent(model, clean, stack)
+    names = donor_names(model, activation, chosen("layers", layers, n_layers), stack)
+    axes = _axes(model, activation, by, layers, positions, heads, groups, n_layers, n_pos)
     setting = Setting(model, base, metric, read, attention_mask, memory)
     donors = Setting(model, source, metric, read, attention_mask)
     before = setting.intact()
     other_end = setting.measure(donors.outputs(), "the donor's run")
     cache = donors.activations(names)
-    patches = patches_of(axes, clean.shape[1], groups)
+    patches = patches_of(axes, n_pos, groups, stack)
     shape = [len(values) for values in axes.values()]
     todo = len(patches) * (1 + control)
 
@@ -121,6 +125,7 @@ def activation_patching(
     rounding = 1e-6 * torch.maximum(other_end.abs(), before.abs()).mean().item()
     recovered = effect / gap if abs(gap) > rounding else torch.full_like(effect, torch.nan)
     provenance = {"activation": activation, "direction": direction, "seed": seed, "teacher forced": True}
+    provenance |= {"stack": stack} if stack else {}
     return effects_result(
         "activation_patching",
         after,
@@ -146,6 +151,7 @@ def _axes(
     positions: Sequence[int] | None,
     heads: Sequence[int] | None,
     groups: Mapping[Any, Sequence[int] | Tensor] | None,
+    n_layers: int,
     n_pos: int,
 ) -> dict[str, list[Any]]:
     """The swept axes and their coordinates."""
@@ -172,7 +178,7 @@ def _axes(
     if activation in ("k", "v"):  # queries may share them
         n_heads = getattr(model.cfg, "n_key_value_heads", None) or n_heads
     every = {
-        "layer": chosen("layers", layers, model.cfg.n_layers),
+        "layer": chosen("layers", layers, n_layers),
         "position": chosen("positions", positions, n_pos),
         "head": chosen("heads", heads, n_heads),
         "group": list(groups or ()),

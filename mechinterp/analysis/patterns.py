@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mechinterp.analysis.checks import check_model
+from mechinterp.analysis.patches import extent, hook_of
 from mechinterp.hooks import Activations
 
 _PATTERN = "attn.hook_pattern"
@@ -39,31 +40,55 @@ class Patterns:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: nn.Module, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | None = None) -> Patterns:
+    def of(
+        cls,
+        model: nn.Module,
+        inputs: Tensor,
+        mask: Bool[Tensor, "batch pos"] | None = None,
+        stack: str = "",
+    ) -> Patterns:
         """Run a model and take its patterns.
 
         Args:
             model: any model with TransformerLens's hook names.
             inputs: ids ``[batch, pos]`` or vectors ``[batch, pos, d_input]``.
             mask: True at real tokens.
+            stack: of an encoder-decoder, ``"encoder"``, ``"decoder"`` or ``"cross"``.
 
         Raises:
-            ValueError: dropout is on, attention is local, or as ``from_cache``.
+            ValueError: dropout is on, attention is local, a stack that is not there, or as ``from_cache``.
         """
         check_model(model)
         check_mask(mask, *inputs.shape[:2])
         if getattr(model.cfg, "use_local_attn", False):
             raise ValueError("expected global attention, got use_local_attn; its windows are not known here")
         padding = {} if mask is None else {"attention_mask": mask.long()}
-        _, cache = model.run_with_cache(inputs, names_filter=lambda name: name.endswith(_PATTERN), **padding)
+        n_layers, _ = extent(model, inputs, stack)
+        names = {hook_of("pattern", layer, stack): layer for layer in range(n_layers)}
+        _, cache = model.run_with_cache(inputs, names_filter=lambda name: name in names, **padding)
+        found = {f"blocks.{layer}.{_PATTERN}": cache[name] for name, layer in names.items() if name in cache}
         causal = getattr(model.cfg, "attention_dir", "causal") != "bidirectional"
-        return cls.from_cache(cache, causal=causal, mask=mask)
+        if not hasattr(model, "encoder"):
+            return cls.from_cache(found, causal=causal, mask=mask)
+        n_source = model.cfg.n_ctx_source
+        source, target = (None, None) if mask is None else (mask[:, :n_source], mask[:, n_source:])
+        keys = target if stack in ("", "decoder") else source
+        asked = target if stack == "cross" else None
+        return cls.from_cache(found, causal=stack in ("", "decoder"), mask=keys, asked=asked)
 
     @classmethod
     def from_cache(
-        cls, cache: Activations, *, causal: bool = True, mask: Bool[Tensor, "batch pos"] | None = None
+        cls,
+        cache: Activations,
+        *,
+        causal: bool = True,
+        mask: Bool[Tensor, "batch pos"] | None = None,
+        asked: Bool[Tensor, "batch query"] | None = None,
     ) -> Patterns:
         """The patterns in a cache of activations.
+
+        Args:
+            asked: True at real queries, where these stand in another sequence than keys.
 
         Raises:
             ValueError: there are none, they are not floating-point ``[batch, head, query, key]`` of one
@@ -79,7 +104,7 @@ class Patterns:
                     f"expected floating-point patterns [batch, head, query, key] of one shape, got {x.dtype} "
                     f"{tuple(x.shape)} at layer {layer}; give the activations of {_PATTERN} as cached"
                 )
-        allowed, asking = _who_may_look(shape, causal, mask)
+        allowed, asking = _who_may_look(shape, causal, mask, asked)
         layers = tuple(sorted(found))
         weights = torch.stack([found[layer].double().cpu() for layer in layers], dim=1)
         weights = torch.where(asking[:, None, None, :, None], weights, 0.0)
@@ -128,7 +153,11 @@ class Patterns:
         return xr.DataArray(x.double().numpy(), dims=dims, coords=coords, attrs={"units": units})
 
     def untrained(
-        self, model: nn.Module | None, inputs: Tensor, mask: Bool[Tensor, "batch pos"] | None
+        self,
+        model: nn.Module | None,
+        inputs: Tensor,
+        mask: Bool[Tensor, "batch pos"] | None,
+        stack: str = "",
     ) -> Patterns | None:
         """The same of the network before training, if there is one.
 
@@ -137,7 +166,7 @@ class Patterns:
         """
         if model is None:
             return None
-        other = Patterns.of(model, inputs, mask)
+        other = Patterns.of(model, inputs, mask, stack)
         if other.weights.shape != self.weights.shape:
             raise ValueError(
                 f"expected an untrained network with the layers and heads of the trained one, "
@@ -169,7 +198,10 @@ def over_examples(x: Float[Tensor, "batch *cell"], counts: Bool[Tensor, "batch *
 
 
 def _who_may_look(
-    shape: tuple[int, ...], causal: bool, mask: Bool[Tensor, "batch pos"] | None
+    shape: tuple[int, ...],
+    causal: bool,
+    mask: Bool[Tensor, "batch pos"] | None,
+    asked: Bool[Tensor, "batch query"] | None = None,
 ) -> tuple[Bool[Tensor, "batch query key"], Bool[Tensor, "batch query"]]:
     """Which keys a query may look at, and which queries are real and may look at any."""
     batch, _, n_queries, n_keys = shape
@@ -179,4 +211,8 @@ def _who_may_look(
         allowed &= torch.ones(n_queries, n_keys, dtype=torch.bool).tril(n_keys - n_queries)
     real = torch.ones(batch, n_keys, dtype=torch.bool) if mask is None else mask.cpu()
     allowed &= real[:, None]
-    return allowed, real[:, n_keys - n_queries :] & allowed.any(-1)
+    if n_queries > n_keys or asked is not None:  # of another sequence
+        asks = torch.ones(batch, n_queries, dtype=torch.bool) if asked is None else asked.cpu()
+    else:
+        asks = real[:, n_keys - n_queries :]
+    return allowed, asks & allowed.any(-1)

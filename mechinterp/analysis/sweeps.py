@@ -49,7 +49,7 @@ def _whole_runs(
     setting: Setting, activation: str, patches: list[Patch], donor: Mapping[str, Tensor]
 ) -> Iterator[tuple[int, Tensor]]:
     """Patches of one layer at a time, whole forward passes with hooks."""
-    names = {patch.layer: hook_of(activation, patch.layer) for patch in patches}
+    names = {patch.layer: hook_of(activation, patch.layer, patch.stack) for patch in patches}
     base, intact = setting.activations(list(names.values())), setting.outputs()
     for layer, some in grouped(lambda patch: patch.layer, patches):
         old = base[names[layer]]

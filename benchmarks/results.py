@@ -127,6 +127,21 @@ def by_network(runs: list[Run]) -> str:
     return "\n".join([*parts, "", claims_table(run.claims)])
 
 
+def by_order(runs: list[Run]) -> str:
+    """Exact match of each network that adds, seed by seed, and the claims, which are over seeds already."""
+    run = max(runs, key=lambda run: run.config["seeds"])
+    seeds = range(run.config["seed"], run.config["seed"] + run.config["seeds"])
+    parts = [Run.open(run.path / f"seed_{seed}").results for seed in seeds]
+    rows = [f"| network | {' | '.join(f'seed {seed}' for seed in seeds)} |", "|---" * (len(parts) + 1) + "|"]
+    for name in map(str, parts[0]["exact_matches"].values.network.values):
+        cells = [f"{float(part['exact_matches'].values.sel(network=name)):.4f}" for part in parts]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    said = (
+        f"{len(parts)} seeds. Share of {parts[0]['exact_matches'].provenance['n']} held-out problems written"
+    )
+    return "\n".join([f"{said} right, greedily:\n", *rows, "", claims_table(run.claims)])
+
+
 def main(root: str = "runs/studies", target: str = "RESULTS.md") -> None:
     """Write the page from the finished studies below a folder; those without runs keep their sections."""
     by_study: dict[str, list[Run]] = defaultdict(list)
@@ -135,7 +150,7 @@ def main(root: str = "runs/studies", target: str = "RESULTS.md") -> None:
             by_study[run.config["study"]].append(run)
     if not by_study:
         raise SystemExit(f"expected finished studies below {root}, found none; run `make studies`")
-    pages = {"regex-language": by_language, "linear-regression": by_network}
+    pages = {"regex-language": by_language, "linear-regression": by_network, "digit-addition": by_order}
     sections = kept(Path(target))
     sections |= {study: pages.get(study, by_seed)(runs) for study, runs in by_study.items()}
     parts = [f"## {study}\n\n{text}\n" for study, text in sorted(sections.items())]

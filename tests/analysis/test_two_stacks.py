@@ -35,6 +35,7 @@ def preference(outputs):
     return outputs[:, -1, 1] - outputs[:, -1, 2]
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("stack", STACKS)
 def test_ablation_and_patching_are_those_of_plain_hooks(stack):
     model, clean, corrupted = network(), tokens(0), tokens(1)

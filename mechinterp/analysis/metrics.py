@@ -54,6 +54,15 @@ def accuracy(right: Int[Tensor, "batch *read"]) -> Metric:
     return measure
 
 
+def all_right(right: Int[Tensor, "batch *read"]) -> Metric:
+    """1 where all answers read are right, 0 elsewhere."""
+
+    def measure(outputs: Float[Tensor, "batch read out"]) -> Float[Tensor, " batch"]:
+        return (outputs.argmax(-1) == _targets(outputs, right)).all(1).to(outputs.dtype)
+
+    return measure
+
+
 def minus_squared_error(target: Float[Tensor, "batch *read"]) -> Metric:
     """Minus the squared error of the first output."""
 

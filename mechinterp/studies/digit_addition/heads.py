@@ -18,6 +18,7 @@ from mechinterp.analysis.components import (
     mean_loss,
     token_accuracy,
 )
+from mechinterp.analysis.metrics import all_right, logit_difference
 from mechinterp.analysis.pruning import prune
 from mechinterp.analysis.sets import Component, components_of
 from mechinterp.hooks import HookPoint, run_with_cache
@@ -97,7 +98,7 @@ def heads_of(one: Trained, n: int = 2000) -> Heads:
     results = {name: ablated.effect(measure, name) for name, measure in measures.items()}
     results["head_columns"] = by_column(ablated, one, batch)
     results["pruning"] = prune(
-        one.model, batch.inputs, lambda x: one.task.right(x, batch).all(1).double(), chosen,
+        one.model, batch.inputs, all_right(batch.targets), chosen,
         held_out=others.inputs, **common,
     )  # fmt: skip
     stacks = {
@@ -161,11 +162,7 @@ def patched(one: Trained, kind: str, column: int, chosen: Sequence[Component]) -
     """Each head's output from the problem with the carry, or the larger digit, in the one without."""
     more, less = one.task.pairs(kind, column)
     place = one.task.columns.index(column)
-    right, wrong = (batch.targets[:, place, None] for batch in (more, less))
-
-    def metric(outputs: torch.Tensor) -> torch.Tensor:
-        return (outputs[:, 0].gather(1, right) - outputs[:, 0].gather(1, wrong))[:, 0]
-
+    metric = logit_difference(more.targets[:, place], less.targets[:, place])
     read = (place - one.task.n_target,)
     return component_patching(
         one.model, more.inputs, less.inputs, metric, chosen, read=read, name=f"{kind}_heads", gate=one.gate

@@ -61,8 +61,8 @@ def column_alignment(
         largest.
 
     Raises:
-        ValueError: columns that are missing or do not fit, components that are no heads or not there, no
-            draws.
+        ValueError: columns that are missing, do not fit or are nowhere related, components that are no heads
+            or not there, no draws.
     """
     chosen = components_of(model) if components is None else list(components)
     check_components(model, chosen)
@@ -88,6 +88,11 @@ def column_alignment(
         cells["p"][cell] = permutation_p_value(by_example[:, *cell].mean().item() - 1e-9, null)
         if before is not None:
             cells["untrained"][cell] = before[cell[0]].share(offset).mean()
+    if bool(by_example.isnan().all()):
+        raise ValueError(
+            f"expected a query that can see a key of a column {list(offsets)} before its own, got none; check "
+            "the columns"
+        )
     return _result(by_example, cells, chosen, offsets, before is not None, gated(
         gate, {**(provenance or {}), "n": len(inputs), "draws": draws, "seed": seed}
     ))  # fmt: skip

@@ -16,6 +16,7 @@ def random_columns(seed: int) -> Trial:
     """A random network, and columns drawn at random for what its positions ask for and hold."""
     generator = torch.Generator().manual_seed(seed)
     asked, held = torch.randint(COLUMNS, (2, PLACES), generator=generator).tolist()
+    asked[-1] = held[0]  # one query at least can see a key of its column
     with before_correction(alignment) as seen:
         found = column_alignment(
             random_network(seed), tokens(seed, length=PLACES), {"": (asked, held)}, offsets=(0,), draws=199,

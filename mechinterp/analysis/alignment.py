@@ -90,7 +90,7 @@ def column_alignment(
             cells["untrained"][cell] = before[cell[0]].share(offset).mean()
     if bool(by_example.isnan().all()):
         raise ValueError(
-            f"expected a query that can see a key of a column {list(offsets)} before its own, got none; check "
+            f"expected a query that sees a key of a column {list(offsets)} before its own, got none; check "
             "the columns"
         )
     return _result(by_example, cells, chosen, offsets, before is not None, gated(

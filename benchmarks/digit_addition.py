@@ -11,8 +11,8 @@ import torch
 
 from benchmarks.measure import show
 from mechinterp import models
-from mechinterp.analysis.components import REFERENCES, component_ablation
-from mechinterp.analysis.references import references
+from mechinterp.analysis.components import component_ablation
+from mechinterp.analysis.references import REFERENCES, references
 from mechinterp.analysis.sets import components_of
 from mechinterp.hooks import HookPoint
 from mechinterp.studies.digit_addition.networks import exact

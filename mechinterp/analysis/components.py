@@ -18,12 +18,11 @@ from torch import Tensor
 from mechinterp.analysis.checks import check_inputs, check_model, check_pair
 from mechinterp.analysis.effects import derangement, effects_result
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.references import random_signs, references
+from mechinterp.analysis.references import REFERENCES, random_signs, references
 from mechinterp.analysis.sets import Component, ablate_sets, ablated, check_components, components_of
 from mechinterp.analysis.setting import MEMORY, Metric, Progress, Setting
 from mechinterp.result import Result
 
-REFERENCES = ("zero", "mean", "resample")
 Measure = Callable[[Tensor, Tensor], Tensor]
 """Takes which answers are right and their losses in nats, both ``[..., example, read]``, gives a number an
 example, ``[..., example]``."""

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from mechinterp.analysis.setting import activations
 
+REFERENCES = ("zero", "mean", "resample")
+"""What an ablated activation may become."""
+
 
 @torch.no_grad()
 def references(
@@ -66,7 +69,7 @@ def check_reference(kind: str, inputs: Tensor, held_out: Tensor | None) -> None:
     Raises:
         ValueError: an unknown kind, no held-out examples, or ones that do not fit.
     """
-    if kind not in ("zero", "mean", "resample"):
+    if kind not in REFERENCES:
         raise ValueError(f'expected a reference "zero", "mean" or "resample", got {kind!r}')
     if kind == "zero":
         return

@@ -72,20 +72,12 @@ def loss_map(result: Result) -> go.Figure:
     effect, p = result.extra["effect"].values, result.extra["p_value"].values
     what = result.name.removeprefix("head_").replace("_", " ") + " (nats)" * (result.name == "head_loss")
     limit = max(float(np.abs(effect).max()), 1e-9)
-    better = DIVERGING[:-2] if result.name != "head_loss" else DIVERGING
     text = [[f"{_signed(v)}{' ●' * bool(q <= 0.05)}" for v, q in zip(*row)] for row in zip(effect.T, p.T)]
-    figure = go.Figure(
-        go.Heatmap(
-            z=effect.T, x=kinds, y=names, zmin=-limit, zmax=limit, zmid=0, colorscale=better,
-            text=text, texttemplate="%{text}", textfont={"size": 10.5},
-            colorbar={"title": {"text": f"change of<br>{what}"}, "thickness": 14},
-        )
-    )  # fmt: skip
-    figure.update_xaxes(title="what the head's output becomes", type="category")
-    figure.update_yaxes(autorange="reversed")
     title = f"Ablating one head at a time: {what} {result.trivial:.4g} intact; a dot marks p ≤ .05"
-    height = 190 + 21 * len(names)
-    return styled(figure, title, height=height, legend=False).update_layout(margin={"l": 150})
+    return _heads_map(
+        names, kinds, effect.T, text, title, "what the head's output becomes", f"change of<br>{what}",
+        scale=DIVERGING if result.name == "head_loss" else DIVERGING[:-2], ends=(-limit, limit),
+    )  # fmt: skip
 
 
 def column_map(result: Result) -> go.Figure:
@@ -93,19 +85,11 @@ def column_map(result: Result) -> go.Figure:
     names, parts = ([str(x) for x in result.values[axis].values] for axis in ("component", "part"))
     lost = result.values.values - result.extra["intact"].values
     limit = max(float(np.abs(lost).max()), 1e-9)
-    figure = go.Figure(
-        go.Heatmap(
-            z=lost, x=parts, y=names, zmin=-limit, zmax=limit, zmid=0, colorscale=DIVERGING[:-2],
-            text=[[_signed(v) for v in row] for row in lost], texttemplate="%{text}",
-            textfont={"size": 10.5},
-            colorbar={"title": {"text": "change of the<br>share of right<br>digits"}, "thickness": 14},
-        )
+    return _heads_map(
+        names, parts, lost, [[_signed(v) for v in row] for row in lost],
+        "Right digits without each head (mean ablation)", "column of the sum, and what a column needs",
+        "change of the<br>share of right<br>digits", scale=DIVERGING[:-2], ends=(-limit, limit),
     )  # fmt: skip
-    figure.update_xaxes(title="column of the sum, and what a column needs", type="category")
-    figure.update_yaxes(autorange="reversed")
-    height = 190 + 21 * len(names)
-    styled(figure, "Right digits without each head (mean ablation)", height=height, legend=False)
-    return figure.update_layout(margin={"l": 150})
 
 
 def alignment_map(result: Result) -> go.Figure:
@@ -118,18 +102,11 @@ def alignment_map(result: Result) -> go.Figure:
     even = result.extra["even"].isel(offset=0).values
     shown["even, same column"] = even
     z = np.stack(list(shown.values()), 1)
-    figure = go.Figure(
-        go.Heatmap(
-            z=z, x=list(shown), y=names, zmin=0, zmax=1, colorscale=SEQUENTIAL,
-            text=[["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in z], texttemplate="%{text}",
-            textfont={"size": 10.5}, colorbar={"title": {"text": "share of<br>attention"}, "thickness": 14},
-        )
+    text = [["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in z]
+    return _heads_map(
+        names, list(shown), z, text, "Where heads look, column by column",
+        "keys, from where a column is asked for", "share of<br>attention", scale=SEQUENTIAL, ends=(0.0, 1.0),
     )  # fmt: skip
-    figure.update_xaxes(title="keys, from where a column is asked for", type="category")
-    figure.update_yaxes(autorange="reversed")
-    height = 190 + 21 * len(names)
-    styled(figure, "Where heads look, column by column", height=height, legend=False)
-    return figure.update_layout(margin={"l": 150})
 
 
 def brought_bars(result: Result) -> go.Figure:
@@ -244,6 +221,32 @@ def example_grid(result: Result) -> go.Figure:
     rows = -(-len(names) // across)
     title = f"Heads that bring the carry, in {source}{target} (in brackets the share; • takes a carry)"
     return styled(figure, title, height=130 + 300 * rows, legend=False).update_layout(margin={"t": 90})
+
+
+def _heads_map(
+    names: list[str],
+    columns: list[str],
+    z: np.ndarray,
+    text: list[list[str]],
+    title: str,
+    across: str,
+    what: str,
+    *,
+    scale: str,
+    ends: tuple[float, float],
+) -> go.Figure:
+    """One row a head, with its numbers written into the cells."""
+    figure = go.Figure(
+        go.Heatmap(
+            z=z, x=columns, y=names, zmin=ends[0], zmax=ends[1], colorscale=scale, text=text,
+            texttemplate="%{text}", textfont={"size": 10.5},
+            colorbar={"title": {"text": what}, "thickness": 14},
+        )
+    )  # fmt: skip
+    figure.update_xaxes(title=across, type="category")
+    figure.update_yaxes(autorange="reversed")
+    styled(figure, title, height=190 + 21 * len(names), legend=False)
+    return figure.update_layout(margin={"l": 150})
 
 
 def _signed(value: float) -> str:

@@ -141,6 +141,17 @@ def claim_over_seeds(
     )
 
 
+def seeds_of(config: Any) -> range:
+    """The seeds that a study of ``config.seeds`` seeds, counted from ``config.seed``, trains with.
+
+    Raises:
+        ValueError: none.
+    """
+    if config.seeds < 1:
+        raise ValueError(f"expected at least 1 seed, got {config.seeds}; give more")
+    return range(config.seed, config.seed + config.seeds)
+
+
 class Stopwatch:
     """Wall time since it was made."""
 

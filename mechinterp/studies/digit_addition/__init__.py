@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mechinterp.result import Claim
 from mechinterp.runs import Run
-from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, silent
+from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, seeds_of, silent
 from mechinterp.studies.digit_addition.anatomy import Anatomy
 from mechinterp.studies.digit_addition.claims import judge
 from mechinterp.studies.digit_addition.networks import KINDS, REVERSED, Trained, trained
@@ -107,10 +107,8 @@ def study(config: DigitAdditionStudy, out: str | Path, watch: Watch = silent) ->
         ValueError: options that cannot be, or ``out`` holds something else.
     """
     clock, task = Stopwatch(), config.task
-    if config.seeds < 1:
-        raise ValueError(f"expected at least 1 seed, got {config.seeds}")
+    tasks = [replace(task, seed=seed) for seed in seeds_of(config)]
     run = Run.create(out, {"kind": "study", "study": "digit-addition", **asdict(config)})
-    tasks = [replace(task, seed=seed) for seed in range(config.seed, config.seed + config.seeds)]
     found = [take_apart(each, run.path / f"seed_{each.seed}", watch, config.fast) for each in tasks]
     table = judge(found)
     report = StudyReport(

@@ -16,7 +16,7 @@ from mechinterp.constructions.linear_regression import best_steps
 from mechinterp.report import Section
 from mechinterp.result import Claim, Result
 from mechinterp.runs import Run
-from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, silent
+from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, seeds_of, silent
 from mechinterp.studies.linear_regression.anatomy import Anatomy
 from mechinterp.studies.linear_regression.claims import judge
 from mechinterp.studies.linear_regression.networks import (
@@ -118,10 +118,8 @@ def study(config: LinearRegressionStudy, out: str | Path, watch: Watch = silent)
         ValueError: options that cannot be, or ``out`` holds something else.
     """
     clock, task = Stopwatch(), config.task
-    if config.seeds < 1:
-        raise ValueError(f"expected at least 1 seed, got {config.seeds}")
+    tasks = [replace(task, seed=seed) for seed in seeds_of(config)]
     run = Run.create(out, {"kind": "study", "study": "linear-regression", **asdict(config)})
-    tasks = [replace(task, seed=seed) for seed in range(config.seed, config.seed + config.seeds)]
     found = [take_apart(each, run.path / f"seed_{each.seed}", watch, config.fast) for each in tasks]
     steps = [task.one_step_loss, *(best_steps(task, n).loss for n in (2, 3))]
     results, table = dict(found[0].results), judge(found, steps)

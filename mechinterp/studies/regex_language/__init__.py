@@ -18,7 +18,7 @@ import numpy as np
 from mechinterp.automata import NAMED
 from mechinterp.result import Claim
 from mechinterp.runs import Run
-from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, silent
+from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, seeds_of, silent
 from mechinterp.studies.regex_language.anatomy import Anatomy
 from mechinterp.studies.regex_language.claims import judge
 from mechinterp.studies.regex_language.comparing import record
@@ -83,16 +83,13 @@ def study(config: RegexLanguageStudy, out: str | Path, watch: Watch = silent) ->
         KeyboardInterrupt: interrupted; the training's state is saved.
         ValueError: options that cannot be, or ``out`` holds something else.
     """
-    clock, task = Stopwatch(), config.options(config.seed).task
-    if config.seeds < 1:
-        raise ValueError(f"expected at least 1 seed, got {config.seeds}")
+    clock, task, seeds = Stopwatch(), config.options(config.seed).task, seeds_of(config)
     if config.d_model < task.dfa.n_states:
         raise ValueError(
             f"expected d_model >= {task.dfa.n_states} states of {config.pattern!r}, got {config.d_model}: "
             "its states have no directions of their own to compare; raise d_model"
         )
     run = Run.create(out, {"kind": "study", "study": "regex-language", **asdict(config)})
-    seeds = range(config.seed, config.seed + config.seeds)
     found = [take_apart(config.options(seed), run.path / f"seed_{seed}", watch) for seed in seeds]
     results, table = dict(found[0].results), judge(found)
     if not config.fast:

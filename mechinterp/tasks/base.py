@@ -108,6 +108,11 @@ class Task:
         extra = {} if batch.mask is None else {"attention_mask": batch.mask}
         return model(batch.inputs, read=batch.read, **extra)
 
+    @torch.no_grad()
+    def answers(self, model: Callable, batch: Batch) -> Tensor:
+        """``outputs`` without a graph, a part of the batch at a time."""
+        return torch.cat([self.outputs(model, part) for part in batch.split()])
+
     def loss(
         self, outputs: Float[Tensor, "batch read out"], batch: Batch, dtype: torch.dtype = torch.float32
     ) -> Float[Tensor, ""]:

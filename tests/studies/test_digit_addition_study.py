@@ -15,6 +15,7 @@ from mechinterp.studies.digit_addition.anatomy import Anatomy
 from mechinterp.studies.digit_addition.claims import judge
 from mechinterp.studies.digit_addition.heads import generated, prunable
 from mechinterp.studies.digit_addition.networks import REVERSED, forced
+from mechinterp.studies.networks import Trained
 from mechinterp.tasks import DigitAddition
 from mechinterp.training import Fit, History, Recipe
 from mechinterp.training.checkpoint import CheckpointSeries
@@ -66,15 +67,15 @@ def test_the_command_gives_every_claim_and_goes_on_from_what_it_has(quick, tmp_p
 def planted(name, model):
     """A network built by hand, as if it had been trained."""
     kind = networks.KINDS[name]
-    task = kind.task(TASK)
+    task = kind.posed(TASK)
     before = kind.network(task).eval() if model is None else type(model)(model.cfg).eval()
     series = CheckpointSeries()
     own = before if model is None else model
     for step in (0, 1):
-        series.add(step, kind.network(task))
+        series.add(step, before)
     job = Fit(own, task, Recipe(), History(steps=[0, 1], test_loss=[1.0, 0.0], test_score=[0.0, 1.0]), series)
     gate = Gate.of(own, task)
-    return networks.Trained(name=name, task=task, model=own.eval(), untrained=before, job=job, gate=gate)
+    return Trained(name=name, task=task, model=own.eval(), untrained=before, job=job, gate=gate)
 
 
 @pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")

@@ -14,6 +14,7 @@ from mechinterp.studies.linear_regression import networks, theory
 from mechinterp.studies.linear_regression.anatomy import Anatomy, explained, read_off
 from mechinterp.studies.linear_regression.claims import judge
 from mechinterp.studies.linear_regression.losses import over_optimum
+from mechinterp.studies.networks import Trained
 from mechinterp.tasks import LinearRegression
 from mechinterp.training import Fit, History, Recipe
 from mechinterp.training.checkpoint import CheckpointSeries
@@ -54,10 +55,10 @@ def quick(monkeypatch):
 
 def planted(name, model, task=TASK):
     """A network built by hand, as if it had been trained."""
-    before = networks.KINDS[name].network(task, 0).eval()
+    before = networks.KINDS[name].network(task).eval()
     job = Fit(model, task, Recipe(), History(steps=[0], test_loss=[1.0]), CheckpointSeries())
     gate = Gate.of(model, task)
-    return networks.Trained(name=name, task=task, model=model.eval(), untrained=before, job=job, gate=gate)
+    return Trained(name=name, task=task, model=model.eval(), untrained=before, job=job, gate=gate)
 
 
 @pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")
@@ -93,7 +94,7 @@ def test_the_command_gives_every_claim_and_goes_on_from_what_it_has(quick, tmp_p
 def test_planted_steps_hold_and_their_opposite_fails():
     step = constructions.linear_regression(TASK, n_ctx=40)
     three = constructions.linear_regression(TASK, [0.3, 0.4, 0.2], [0.1, 0.1, 0.0], n_ctx=40)
-    smooth = networks.KINDS[networks.SOFTMAX].network(TASK, 0)
+    smooth = networks.KINDS[networks.SOFTMAX].network(TASK)
     parts = {networks.LINEAR: step, networks.LINEAR_3: three, networks.SOFTMAX: smooth}
     found = Anatomy.of({name: planted(name, model) for name, model in parts.items()}, n=600)
     assert explained(read_off(found), found.given[networks.LINEAR_3]) == pytest.approx(1, abs=1e-5)
@@ -113,7 +114,7 @@ def test_planted_steps_hold_and_their_opposite_fails():
 @pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")
 def test_fewer_steps_than_layers_are_not_more_steps():
     parts = {networks.LINEAR: constructions.linear_regression(TASK, n_ctx=40)}
-    parts[networks.SOFTMAX] = networks.KINDS[networks.SOFTMAX].network(TASK, 0)
+    parts[networks.SOFTMAX] = networks.KINDS[networks.SOFTMAX].network(TASK)
     for rates, curvatures in (([TASK.best_rate, 0.0, 0.0], [0.0] * 3), ([0.6, 0.5, 0.0], [0.1, 0.0, 0.0])):
         few = constructions.linear_regression(TASK, rates, curvatures, n_ctx=40)
         parts[networks.LINEAR_3] = few
@@ -126,7 +127,7 @@ def test_fewer_steps_than_layers_are_not_more_steps():
 @pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")
 def test_numbers_in_sentences_are_of_networks_that_learned():
     step = constructions.linear_regression(TASK, n_ctx=40)
-    smooth = networks.KINDS[networks.SOFTMAX].network(TASK, 0)
+    smooth = networks.KINDS[networks.SOFTMAX].network(TASK)
     good, bad = (
         Anatomy.of(
             {
@@ -135,7 +136,7 @@ def test_numbers_in_sentences_are_of_networks_that_learned():
             },
             n=600,
         )
-        for one in (step, networks.KINDS[networks.LINEAR].network(TASK, 1))
+        for one in (step, networks.KINDS[networks.LINEAR].network(replace(TASK, seed=1)))
     )
     claims = {claim.id: claim for claim in judge([good, bad], [1.0, 0.5, 0.3])}
     said = claims["weights_are_gradient_step"].statement

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from mechinterp.result import Claim
@@ -17,10 +18,11 @@ from mechinterp.runs import Run
 from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, seeds_of, silent
 from mechinterp.studies.digit_addition.anatomy import Anatomy
 from mechinterp.studies.digit_addition.claims import judge
-from mechinterp.studies.digit_addition.networks import KINDS, REVERSED, Trained, trained
+from mechinterp.studies.digit_addition.networks import KINDS, REVERSED
+from mechinterp.studies.networks import seed_findings
 from mechinterp.tasks.digit_addition import DigitAddition
 
-__all__ = ["KINDS", "Anatomy", "DigitAdditionStudy", "Trained", "silent", "study", "take_apart", "trained"]
+__all__ = ["KINDS", "Anatomy", "DigitAdditionStudy", "silent", "study"]
 
 PLAN = (
     (
@@ -109,7 +111,14 @@ def study(config: DigitAdditionStudy, out: str | Path, watch: Watch = silent) ->
     clock, task = Stopwatch(), config.task
     tasks = [replace(task, seed=seed) for seed in seeds_of(config)]
     run = Run.create(out, {"kind": "study", "study": "digit-addition", **asdict(config)})
-    found = [take_apart(each, run.path / f"seed_{each.seed}", watch, config.fast) for each in tasks]
+    take_apart = partial(Anatomy.of, n=500) if config.fast else Anatomy.of
+    found = [
+        seed_findings(
+            each, KINDS, take_apart, run.path / f"seed_{each.seed}", watch,
+            share=lambda _: 0.6 if config.fast else 1.0, fast=config.fast,
+        )
+        for each in tasks
+    ]  # fmt: skip
     table = judge(found)
     report = StudyReport(
         study="digit-addition",
@@ -127,19 +136,6 @@ def study(config: DigitAdditionStudy, out: str | Path, watch: Watch = silent) ->
     )
     report.save(run)
     return report
-
-
-def take_apart(task: DigitAddition, out: Path, watch: Watch, fast: bool) -> Anatomy:
-    """Train every kind of network on a seed's task, and take them apart; the results are kept in ``out``."""
-    run = Run.create(out, {"kind": "seed", "fast": fast, **task.to_json()})
-    networks = {
-        name: trained(name, task, out / f"network_{number}", watch, share=0.6 if fast else 1.0)
-        for number, name in enumerate(KINDS)
-    }
-    found = Anatomy.of(networks, n=500 if fast else 2000)
-    run.save_results(found.results.values())
-    run.finish({name: one.gate.score for name, one in networks.items()})
-    return found
 
 
 def summary(found: Sequence[Anatomy], table: Sequence[Claim]) -> str:

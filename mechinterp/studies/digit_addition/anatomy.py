@@ -18,10 +18,10 @@ from mechinterp.studies.digit_addition.networks import (
     REVERSED,
     ROOMY,
     UNENRICHED,
-    Trained,
     exact,
     forced,
 )
+from mechinterp.studies.networks import Trained
 from mechinterp.tasks.digit_addition import DigitAddition
 
 LEARNED = 0.99
@@ -155,7 +155,7 @@ def cascades(networks: Mapping[str, Trained], n: int = 1000) -> Result:
     for i, one in enumerate(shown.values()):
         batches = [one.task.with_cascade(length, held_out=True)[slice(0, n)] for length in lengths]
         for step in one.job.checkpoints:
-            model, j = one.at_steps(step), steps.index(step)
+            model, j = one.at_step(step), steps.index(step)
             for k, batch in enumerate(batches):
                 values[i, j, k] = forced(model, one.task, batch).all(1).double().mean()
     coords = {"network": list(shown), "step": steps, "longest": lengths}

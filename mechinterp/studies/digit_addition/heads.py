@@ -24,7 +24,8 @@ from mechinterp.analysis.sets import Component, components_of
 from mechinterp.hooks import HookPoint, run_with_cache
 from mechinterp.models.generation import Generator
 from mechinterp.result import Result
-from mechinterp.studies.digit_addition.networks import Trained, written
+from mechinterp.studies.digit_addition.networks import written
+from mechinterp.studies.networks import Trained
 from mechinterp.tasks.base import Batch
 from mechinterp.tasks.digits import CLASSES
 

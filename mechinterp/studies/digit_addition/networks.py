@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from mechinterp.analysis.gates import Gate
 from mechinterp.models import generate
 from mechinterp.models.factories import digit_addition
 from mechinterp.models.generation import Generator
-from mechinterp.studies.base import Watch, silent, train
+from mechinterp.studies.networks import Kind
 from mechinterp.tasks.base import Batch
 from mechinterp.tasks.digit_addition import DigitAddition
-from mechinterp.training.fit import Fit
+from mechinterp.training.recipe import Recipe
 from mechinterp.training.recipes import DIGIT_ADDITION
 
 REVERSED, PLAIN, UNENRICHED, ROOMY, ALONE = (
@@ -28,7 +26,7 @@ REVERSED, PLAIN, UNENRICHED, ROOMY, ALONE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class DigitKind(Kind):
     """One kind of network.
 
     Args:
@@ -36,16 +34,21 @@ class Kind:
         spare: digits that its source has room for beyond those of the task.
         enriched: whether many of its training problems have columns that sum to base - 1.
         decoder_only: without an encoder.
-        recipe: of ``DIGIT_ADDITION``.
+        speed: of the recipe, ``DIGIT_ADDITION[speed]``.
     """
 
     reverse: bool = True
     spare: int = 0
     enriched: bool = True
     decoder_only: bool = False
-    recipe: str = "fast"
+    speed: str = "fast"
 
-    def task(self, task: DigitAddition) -> DigitAddition:
+    @property
+    def recipe(self) -> Recipe:
+        """One of ``DIGIT_ADDITION``."""
+        return DIGIT_ADDITION[self.speed]
+
+    def posed(self, task: DigitAddition) -> DigitAddition:
         """Its own form of a task."""
         room = task.n_digits + self.spare if self.spare else None
         share = task.enriched if self.enriched else 0.0
@@ -59,58 +62,13 @@ class Kind:
 
 
 KINDS = {
-    REVERSED: Kind(),
-    PLAIN: Kind(reverse=False, recipe="plain"),
-    UNENRICHED: Kind(enriched=False),
-    ROOMY: Kind(spare=1),
-    ALONE: Kind(decoder_only=True),
+    REVERSED: DigitKind(),
+    PLAIN: DigitKind(reverse=False, speed="plain"),
+    UNENRICHED: DigitKind(enriched=False),
+    ROOMY: DigitKind(spare=1),
+    ALONE: DigitKind(decoder_only=True),
 }
 """By their names; the first is the one that is taken apart."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A trained network, the same before training, and whether it learned.
-
-    Args:
-        task: in the network's own form.
-        folder: of its training, with checkpoints.
-    """
-
-    name: str
-    task: DigitAddition
-    model: Generator
-    untrained: Generator
-    job: Fit
-    gate: Gate
-
-    def at_steps(self, steps: int) -> Generator:
-        """The network as it was after so many steps, of those kept."""
-        model = KINDS[self.name].network(self.task)
-        model.load_state_dict(self.job.checkpoints[steps])
-        return model.eval()
-
-
-def trained(
-    name: str, task: DigitAddition, folder: Path, watch: Watch = silent, share: float = 1.0
-) -> Trained:
-    """Train one kind of network on a task; what a folder holds already is read instead.
-
-    Args:
-        share: of the recipe's steps.
-
-    Raises:
-        KeyboardInterrupt: interrupted; the state is saved.
-        Diverged: the loss is no longer finite.
-    """
-    kind = KINDS[name]
-    own = kind.task(task)
-    model, before = (kind.network(own) for _ in range(2))
-    recipe = DIGIT_ADDITION[kind.recipe]
-    recipe = replace(recipe, seed=task.seed, steps=max(1, round(share * recipe.steps)))
-    job = train(model, own, recipe, folder, watch, f"{name}, seed {task.seed}")
-    gate = Gate.of(model.eval(), own)
-    return Trained(name=name, task=own, model=model, untrained=before.eval(), job=job, gate=gate)
 
 
 @torch.no_grad()
@@ -130,7 +88,6 @@ def exact(model: Generator, task: DigitAddition, batch: Batch) -> torch.Tensor:
     return (written(model, task, batch) == batch.targets).all(1)
 
 
-@torch.no_grad()
 def forced(model: Generator, task: DigitAddition, batch: Batch) -> torch.Tensor:
     """Which answers are right, each after the right ones before it, ``[n, n_target]``."""
-    return torch.cat([task.right(task.outputs(model, part), part) for part in batch.split()])
+    return task.right(task.answers(model, batch), batch)

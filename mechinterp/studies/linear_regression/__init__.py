@@ -26,12 +26,11 @@ from mechinterp.studies.linear_regression.networks import (
     LINEAR_3,
     LINEAR_6,
     SOFTMAX,
-    Kind,
-    Trained,
-    trained,
+    RegressionKind,
 )
 from mechinterp.studies.linear_regression.theory import deep_by_dimension, higher_d, optimum_by_setting
 from mechinterp.studies.linear_regression.writeup import PLAN, writeup
+from mechinterp.studies.networks import seed_findings
 from mechinterp.tasks.linear_regression import LinearRegression
 
 __all__ = [
@@ -42,13 +41,10 @@ __all__ = [
     "LINEAR_6",
     "SOFTMAX",
     "Anatomy",
-    "Kind",
     "LinearRegressionStudy",
-    "Trained",
+    "RegressionKind",
     "silent",
     "study",
-    "take_apart",
-    "trained",
 ]
 
 
@@ -120,7 +116,13 @@ def study(config: LinearRegressionStudy, out: str | Path, watch: Watch = silent)
     clock, task = Stopwatch(), config.task
     tasks = [replace(task, seed=seed) for seed in seeds_of(config)]
     run = Run.create(out, {"kind": "study", "study": "linear-regression", **asdict(config)})
-    found = [take_apart(each, run.path / f"seed_{each.seed}", watch, config.fast) for each in tasks]
+    found = [
+        seed_findings(
+            each, KINDS, Anatomy.of, run.path / f"seed_{each.seed}", watch,
+            share=lambda kind: 0.1 if config.fast and kind.deep else 1.0, fast=config.fast,
+        )
+        for each in tasks
+    ]  # fmt: skip
     steps = [task.one_step_loss, *(best_steps(task, n).loss for n in (2, 3))]
     results, table = dict(found[0].results), judge(found, steps)
     extra: list[Result] = [higher_d(task, run.path / "padded", watch)]
@@ -148,19 +150,6 @@ def study(config: LinearRegressionStudy, out: str | Path, watch: Watch = silent)
     )
     report.save(run)
     return report
-
-
-def take_apart(task: LinearRegression, out: Path, watch: Watch, fast: bool) -> Anatomy:
-    """Train every kind of network on a seed's task, and take them apart; the results are kept in ``out``."""
-    run = Run.create(out, {"kind": "seed", "fast": fast, **task.to_json()})
-    networks = {
-        name: trained(name, task, out / f"network_{number}", watch, share=0.1 if fast and kind.deep else 1.0)
-        for number, (name, kind) in enumerate(KINDS.items())
-    }
-    found = Anatomy.of(networks)
-    run.save_results(found.results.values())
-    run.finish({name: one.gate.score for name, one in networks.items()})
-    return found
 
 
 def summary(found: Sequence[Anatomy], table: Sequence[Claim]) -> str:

@@ -27,10 +27,10 @@ from mechinterp.studies.linear_regression.networks import (
     LINEAR,
     LINEAR_3,
     SOFTMAX,
-    Trained,
     answers,
 )
 from mechinterp.studies.linear_regression.shifts import shift_errors, shifted
+from mechinterp.studies.networks import Trained
 from mechinterp.tasks.base import Batch
 from mechinterp.tasks.linear_regression import METHODS, LinearRegression
 from mechinterp.tasks.regression_methods import descent

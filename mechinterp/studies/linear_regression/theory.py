@@ -12,8 +12,9 @@ from mechinterp.result import Result
 from mechinterp.studies.base import Watch
 from mechinterp.studies.linear_regression.anatomy import Anatomy
 from mechinterp.studies.linear_regression.losses import over_optimum
-from mechinterp.studies.linear_regression.networks import DEEP, LINEAR, Trained, answers, trained
+from mechinterp.studies.linear_regression.networks import DEEP, KINDS, LINEAR, answers
 from mechinterp.studies.linear_regression.shifts import AS_TRAINED, shift_errors
+from mechinterp.studies.networks import Trained, train_kind
 from mechinterp.tasks.linear_regression import LinearRegression
 
 SETTINGS = {
@@ -36,7 +37,9 @@ def optimum_by_setting(seeds: Sequence[int], folder: Path, watch: Watch) -> Resu
     values, before, learned = [], [], True
     for number, fields in enumerate(SETTINGS.values()):
         made = [
-            trained(LINEAR, LinearRegression(**fields, seed=seed), folder / f"setting_{number}_{seed}", watch)
+            _trained(
+                LINEAR, LinearRegression(**fields, seed=seed), folder / f"setting_{number}_{seed}", watch
+            )
             for seed in seeds
         ]
         values.append([over_optimum(one.model, one.task)[0] for one in made])
@@ -65,7 +68,7 @@ def deep_by_dimension(task: LinearRegression, found: Sequence[Anatomy], folder: 
     values = [[one.error(DEEP) / one.error("ridge") for one in found]]
     before = [_over_bayes(found[0].networks[DEEP], trained_too=False)]
     for d in wider:
-        one = trained(DEEP, replace(task, d=d, covariance=None), folder / f"d_{d}", watch)
+        one = _trained(DEEP, replace(task, d=d, covariance=None), folder / f"d_{d}", watch)
         values.append([_over_bayes(one), *nothing])
         before.append(_over_bayes(one, trained_too=False))
         learned &= one.gate.learned
@@ -85,6 +88,10 @@ def deep_by_dimension(task: LinearRegression, found: Sequence[Anatomy], folder: 
     )
 
 
+def _trained(kind: str, task: LinearRegression, folder: Path, watch: Watch) -> Trained:
+    return train_kind(f"{kind}, d {task.d}", KINDS[kind], task, folder, watch)
+
+
 def _over_bayes(one: Trained, trained_too: bool = True) -> float:
     task = replace(one.task, n_test=8192)
     batch = task.dataset("test")
@@ -102,7 +109,7 @@ def higher_d(task: LinearRegression, folder: Path, watch: Watch) -> Result:
     network does with a higher d is what its initial weights do.
     """
     padded = replace(task, width=2 * task.d)
-    one = trained(LINEAR, padded, folder, watch)
+    one = _trained(LINEAR, padded, folder, watch)
     tasks = {AS_TRAINED: padded}
     tasks |= {f"d = {d}": replace(padded, d=d) for d in sorted({task.d + 1, 2 * task.d})}
     return shift_errors({LINEAR: one}, tasks, name="higher_d")

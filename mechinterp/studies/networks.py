@@ -1,0 +1,116 @@
+"""The networks that a study compares: kinds of them, each trained on a seed's task once, and kept."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from mechinterp.analysis.gates import Gate
+from mechinterp.runs import Run
+from mechinterp.studies.base import Watch, silent, train
+from mechinterp.tasks.base import Task
+from mechinterp.training.fit import Fit
+from mechinterp.training.recipe import Recipe
+
+
+class Kind(ABC):
+    """One kind of network: how it is built, what it is trained on, and with which recipe."""
+
+    recipe: Recipe
+    """How it is trained; the seed is the task's."""
+
+    def posed(self, task: Any) -> Any:
+        """The form of a task that it is trained on."""
+        return task
+
+    def asked(self, task: Any) -> Any:
+        """The form of a task in which it is asked afterwards."""
+        return self.posed(task)
+
+    @abstractmethod
+    def network(self, task: Any) -> Any:
+        """The untrained network for the form of a task that it is trained on."""
+
+    def gate(self, model: nn.Module, task: Any) -> Gate:
+        """Whether a network of this kind learned the task, in the form in which it is asked."""
+        return Gate.of(model, task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A trained network, the same before training, and whether it learned.
+
+    Args:
+        task: in the form in which the network is asked.
+        job: its training, with its checkpoints.
+    """
+
+    name: str
+    task: Any
+    model: Any
+    untrained: Any
+    job: Fit
+    gate: Gate
+
+    def at_step(self, step: int) -> Any:
+        """The network as it was after so many steps, of those kept."""
+        model = copy.deepcopy(self.untrained)
+        model.load_state_dict(self.job.checkpoints[step])
+        return model
+
+
+def train_kind(
+    name: str, kind: Kind, task: Task, folder: Path, watch: Watch = silent, share: float = 1.0
+) -> Trained:
+    """Train one kind of network on a task; what a folder holds already is read instead.
+
+    Args:
+        share: of the recipe's steps.
+
+    Raises:
+        KeyboardInterrupt: interrupted; the state is saved.
+        Diverged: the loss is no longer finite.
+    """
+    posed, asked = kind.posed(task), kind.asked(task)
+    model, before = (kind.network(posed) for _ in range(2))
+    recipe = replace(kind.recipe, seed=task.seed, steps=max(1, round(share * kind.recipe.steps)))
+    job = train(model, posed, recipe, folder, watch, f"{name}, seed {task.seed}")
+    gate = kind.gate(model.eval(), asked)
+    return Trained(name=name, task=asked, model=model, untrained=before.eval(), job=job, gate=gate)
+
+
+Findings = TypeVar("Findings")
+"""What is found of a seed's networks, with ``results`` by name."""
+
+
+def seed_findings(
+    task: Task,
+    kinds: Mapping[str, Kind],
+    take_apart: Callable[[Mapping[str, Trained]], Findings],
+    out: Path,
+    watch: Watch = silent,
+    *,
+    share: Callable[[Kind], float] = lambda _: 1.0,
+    **options: Any,
+) -> Findings:
+    """Train every kind of network on a seed's task and take them apart; the results are kept in ``out``.
+
+    Args:
+        share: of its recipe's steps that a kind gets.
+        options: of the study that the results depend on, for the run's config.
+    """
+    run = Run.create(out, {"kind": "seed", **options, **task.to_json()})
+    networks = {
+        name: train_kind(name, kind, task, out / f"network_{number}", watch, share(kind))
+        for number, (name, kind) in enumerate(kinds.items())
+    }
+    found = take_apart(networks)
+    run.save_results(found.results.values())
+    run.finish({name: one.gate.score for name, one in networks.items()})
+    return found

@@ -15,14 +15,12 @@ from mechinterp.tasks.digits import (
     columns_of,
     digits_of,
     draw_digits,
-    hashed,
     numbers_of,
     pairs_of_digits,
 )
+from mechinterp.tasks.problems import Problems
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-ENUMERATED = 1 << 21
-"""Up to so many problems the held-out ones are listed, so that none is drawn twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +149,7 @@ class DigitAddition(Task):
     @property
     def problems(self) -> int:
         """How many problems there are."""
-        return self.base ** (2 * self.n_digits)
+        return len(self._problems)
 
     @property
     def trivial(self) -> float:
@@ -162,41 +160,17 @@ class DigitAddition(Task):
 
     def sample(self, n: int, generator: torch.Generator, variables: bool = True) -> Batch:
         """n problems to train on, ``enriched`` of them with many columns that sum to base - 1."""
-        found: list[Tensor] = []
-        while sum(map(len, found)) < n:
-            some = self._draw(n + n // 4 + 16, generator, self.enriched)
-            found.append(torch.stack(some, 1)[self._share(some) >= self.held_out])
-        a, b = torch.cat(found)[:n].unbind(1)
-        return self.batch(a, b, variables)
+        return self.batch(*self._problems.train(n, generator, self._enriched).unbind(1), variables)
 
     def dataset(self, split: Split) -> Batch:
         """Fixed problems: of test and val held-out ones, drawn evenly; of train ones that only measure.
 
         Raises:
-            ValueError: no such split.
+            ValueError: no such split, or none that is held out.
         """
-        if split not in ("train", "val", "test"):
-            raise ValueError(f"expected split train, val or test, got {split!r}; there is no other")
-        generator = torch.Generator().manual_seed(
-            self.seed + 10**6 * (1 + ("train", "val", "test").index(split))
-        )
         n = self.n_test if split == "test" else self.n_test // 5
-        if split == "train":
-            return self.sample(n, generator)
-        low, high = (0.0, self.held_out / 2) if split == "test" else (self.held_out / 2, self.held_out)
-        found: list[Tensor] = []
-        while sum(map(len, found)) < n:
-            some = self._every(generator) if self._few else self._draw(20 * n, generator, 0.0)
-            share = self._share(some)
-            found.append(torch.stack(some, 1)[(share >= low) & (share < high)])
-            if self._few:
-                break
-        a, b = torch.cat(found)[:n].unbind(1)
-        if not len(a):
-            raise ValueError(
-                f"expected held-out problems, got none of {self.problems}; raise held_out or n_digits"
-            )
-        return self.batch(a, b)
+        draw = self._enriched if split == "train" else self._even
+        return self.batch(*self._problems.fixed(split, n, draw).unbind(1))
 
     def with_cascade(self, length: int, held_out: bool = False, n: int = 10_000) -> Batch:
         """Problems whose longest cascade has that length: all of them where there are not too many.
@@ -210,13 +184,12 @@ class DigitAddition(Task):
         """
         if not 0 <= length <= self.n_digits:
             raise ValueError(f"expected a cascade of 0 to {self.n_digits} columns, got {length}; change it")
-        generator = torch.Generator().manual_seed(self.seed + 5 * 10**6)
-        some = self._every(generator) if self._few else self._draw(40 * n, generator, 1.0)
-        kept = columns_of(*some, self.n_digits, self.base)["longest"] == length
+        generator, every = torch.Generator().manual_seed(self.seed + 5 * 10**6), self._problems.few
+        some = self._problems.every(generator) if every else self._draw(40 * n, generator, 1.0)
+        kept = columns_of(*some.unbind(1), self.n_digits, self.base)["longest"] == length
         if held_out:
-            kept &= self._share(some) < self.held_out
-        a, b = (x[kept] for x in some)
-        return self.batch(a, b) if self._few else self.batch(a[:n], b[:n])
+            kept &= ~self._problems.trains(some)
+        return self.batch(*(some[kept] if every else some[kept][:n]).unbind(1))
 
     def pairs(self, kind: str, column: int, n: int = 500) -> tuple[Batch, Batch]:
         """Pairs of problems whose sums differ by one in one column, by a carry into it or by its own digits.
@@ -233,27 +206,21 @@ class DigitAddition(Task):
         """
         generator = torch.Generator().manual_seed(self.seed + 6 * 10**6)
         both = pairs_of_digits(kind, column, n, self.n_digits, self.base, generator)
-        more, less = (self.batch(*self._numbers(digits)) for digits in both)
+        more, less = (self.batch(*numbers_of(digits, self.base).unbind(1)) for digits in both)
         return more, less
 
     @property
-    def _few(self) -> bool:
-        """Whether all problems can be listed."""
-        return self.problems <= ENUMERATED
+    def _problems(self) -> Problems:
+        return Problems(most=self.base**self.n_digits, held_out=self.held_out, seed=self.seed)
 
-    def _every(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        order = torch.randperm(self.problems, generator=generator)
-        return order // self.base**self.n_digits, order % self.base**self.n_digits
+    def _draw(self, n: int, generator: torch.Generator, enriched: float) -> Int[Tensor, "n two"]:
+        return numbers_of(draw_digits(n, self.n_digits, self.base, enriched, generator), self.base)
 
-    def _draw(self, n: int, generator: torch.Generator, enriched: float) -> tuple[Tensor, Tensor]:
-        return self._numbers(draw_digits(n, self.n_digits, self.base, enriched, generator))
+    def _enriched(self, n: int, generator: torch.Generator) -> Int[Tensor, "n two"]:
+        return self._draw(n, generator, self.enriched)
 
-    def _numbers(self, digits: Int[Tensor, "n two digit"]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-        a, b = numbers_of(digits, self.base).unbind(1)
-        return a, b
-
-    def _share(self, problem: tuple[Tensor, Tensor]) -> Float[Tensor, " n"]:
-        return hashed(problem[0] * self.base**self.n_digits + problem[1], self.seed)
+    def _even(self, n: int, generator: torch.Generator) -> Int[Tensor, "n two"]:
+        return self._draw(n, generator, 0.0)
 
     # ---- as tokens ------------------------------------------------------------------------
 

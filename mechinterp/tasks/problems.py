@@ -1,0 +1,95 @@
+"""Pairs of numbers, some of which are held out by a hash, so that none of them is ever trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechinterp.tasks.base import Split
+from mechinterp.tasks.digits import hashed
+
+ENUMERATED = 1 << 21
+"""Up to so many problems the held-out ones are listed, so that none is drawn twice."""
+
+Pairs = Int[Tensor, "n 2"]
+Draw = Callable[[int, torch.Generator], Pairs]
+"""So many pairs, drawn with a generator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problems:
+    """All pairs of numbers below ``most``, split by a hash of the pair and the seed.
+
+    Args:
+        held_out: share of all pairs that are tested on, half of it, or validated on.
+    """
+
+    most: int
+    held_out: float
+    seed: int
+
+    def __len__(self) -> int:
+        return self.most**2
+
+    @property
+    def few(self) -> bool:
+        """Whether all can be listed."""
+        return len(self) <= ENUMERATED
+
+    def every(self, generator: torch.Generator) -> Pairs:
+        """All of them, in random order."""
+        order = torch.randperm(len(self), generator=generator)
+        return torch.stack((order // self.most, order % self.most), 1)
+
+    def share(self, pairs: Pairs) -> Float[Tensor, " n"]:
+        """Where each pair lies in the split, from 0 to 1: test, then val, then train."""
+        return hashed(pairs[:, 0] * self.most + pairs[:, 1], self.seed)
+
+    def trains(self, pairs: Pairs) -> Bool[Tensor, " n"]:
+        """Which pairs may be trained on."""
+        return self.share(pairs) >= self.held_out
+
+    def of(self, split: Split, pairs: Pairs) -> Pairs:
+        """Those of the pairs that a split has.
+
+        Raises:
+            ValueError: no such split.
+        """
+        half = self.held_out / 2
+        bounds = {"train": (self.held_out, 1.0), "val": (half, self.held_out), "test": (0.0, half)}
+        if split not in bounds:
+            raise ValueError(f"expected split train, val or test, got {split!r}; there is no other")
+        low, high = bounds[split]
+        share = self.share(pairs)
+        return pairs[(share >= low) & (share < high)]
+
+    def train(self, n: int, generator: torch.Generator, draw: Draw) -> Pairs:
+        """n pairs to train on."""
+        found: list[Tensor] = []
+        while sum(map(len, found)) < n:
+            found.append(self.of("train", draw(n + n // 4 + 16, generator)))
+        return torch.cat(found)[:n]
+
+    def fixed(self, split: Split, n: int, draw: Draw) -> Pairs:
+        """The same pairs at every call, at most n; of test and val no pair twice where all can be listed.
+
+        Raises:
+            ValueError: no such split, or it is empty.
+        """
+        place = {"train": 1, "val": 2, "test": 3}.get(split, 0)
+        generator = torch.Generator().manual_seed(self.seed + 10**6 * place)
+        if split == "train":
+            return self.train(n, generator, draw)
+        found = [self.of(split, self.every(generator) if self.few else draw(20 * n, generator))]
+        while not self.few and sum(map(len, found)) < n:
+            found.append(self.of(split, draw(20 * n, generator)))
+        pairs = torch.cat(found)[:n]
+        if not len(pairs):
+            raise ValueError(
+                f"expected held-out problems, got none of {len(self)}; raise held_out, or have larger numbers"
+            )
+        return pairs

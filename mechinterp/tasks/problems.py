@@ -15,7 +15,7 @@ from mechinterp.tasks.digits import hashed
 ENUMERATED = 1 << 21
 """Up to so many problems the held-out ones are listed, so that none is drawn twice."""
 
-Pairs = Int[Tensor, "n 2"]
+Pairs = Int[Tensor, "_ 2"]
 Draw = Callable[[int, torch.Generator], Pairs]
 """So many pairs, drawn with a generator."""
 
@@ -45,11 +45,11 @@ class Problems:
         order = torch.randperm(len(self), generator=generator)
         return torch.stack((order // self.most, order % self.most), 1)
 
-    def share(self, pairs: Pairs) -> Float[Tensor, " n"]:
+    def share(self, pairs: Pairs) -> Float[Tensor, " _"]:
         """Where each pair lies in the split, from 0 to 1: test, then val, then train."""
         return hashed(pairs[:, 0] * self.most + pairs[:, 1], self.seed)
 
-    def trains(self, pairs: Pairs) -> Bool[Tensor, " n"]:
+    def trains(self, pairs: Pairs) -> Bool[Tensor, " _"]:
         """Which pairs may be trained on."""
         return self.share(pairs) >= self.held_out
 

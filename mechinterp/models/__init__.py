@@ -9,6 +9,7 @@ from mechinterp.models.factories import (
     linear_regression,
     modular_addition,
     regex_language,
+    text_arithmetic,
 )
 from mechinterp.models.generation import generate
 from mechinterp.models.transformer import HookedTransformer
@@ -25,4 +26,5 @@ __all__ = [
     "linear_regression",
     "modular_addition",
     "regex_language",
+    "text_arithmetic",
 ]

@@ -11,6 +11,7 @@ from mechinterp.tasks.digit_addition import DigitAddition
 from mechinterp.tasks.linear_regression import LinearRegression
 from mechinterp.tasks.modular_addition import ModularAddition
 from mechinterp.tasks.regex_language import RegexLanguage
+from mechinterp.tasks.texts import TextArithmetic
 
 
 def modular_addition(task: ModularAddition, **changes: Any) -> HookedTransformer:
@@ -160,6 +161,30 @@ def digit_addition(
         return HookedTransformer(TransformerConfig(**{"n_ctx": task.n_source + task.n_target} | fields))
     own = {"n_ctx": task.n_target, "n_ctx_source": task.n_source, "n_encoder_layers": 2}
     return HookedEncoderDecoder(EncoderDecoderConfig(**own | fields))
+
+
+def text_arithmetic(task: TextArithmetic, decoder_only: bool = False, **changes: Any) -> HookedTransformer:
+    """Two bidirectional layers that read a problem as characters and answer once, at the last one.
+
+    Args:
+        task: gives the vocabulary, the longest text, and what is answered: a number, a class or circles.
+        decoder_only: causal layers instead.
+        changes: any other field of ``TransformerConfig``; heads share ``d_model`` evenly.
+    """
+    fields = {
+        "n_layers": 2,
+        "d_model": 128,
+        "n_heads": 4,
+        "d_mlp": 512,
+        "act_fn": "relu",
+        "normalization_type": "LN",
+        "attention_dir": "causal" if decoder_only else "bidirectional",
+        "n_ctx": task.n_ctx,
+        "d_vocab": task.d_vocab,
+        "d_vocab_out": task.d_answer,
+        "readout": "classes" if task.classes else "values",
+    } | changes
+    return HookedTransformer(TransformerConfig(**_shared(fields)))
 
 
 def _shared(fields: dict[str, Any]) -> dict[str, Any]:

@@ -5,5 +5,15 @@ from mechinterp.tasks.digit_addition import DigitAddition
 from mechinterp.tasks.linear_regression import LinearRegression
 from mechinterp.tasks.modular_addition import ModularAddition
 from mechinterp.tasks.regex_language import RegexLanguage
+from mechinterp.tasks.text_arithmetic import TextModular, TextSum
 
-__all__ = ["Batch", "DigitAddition", "LinearRegression", "ModularAddition", "RegexLanguage", "Task"]
+__all__ = [
+    "Batch",
+    "DigitAddition",
+    "LinearRegression",
+    "ModularAddition",
+    "RegexLanguage",
+    "Task",
+    "TextModular",
+    "TextSum",
+]

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 
-from mechinterp import cli
 from mechinterp.cli import main
 from mechinterp.runs import Run
 from mechinterp.training.recipes import FAST, MODULAR_ADDITION
@@ -127,7 +126,7 @@ def test_errors_that_are_ours_keep_their_traceback(monkeypatch):
     def broken(words):
         raise TypeError("ours")
 
-    monkeypatch.setattr(cli, "_runs", broken)
+    monkeypatch.setattr("mechinterp.cli.runs.runs", broken)
     with pytest.raises(TypeError, match="ours"):
         main(["runs"])
 
@@ -210,7 +209,7 @@ def test_an_interruption_is_130_and_the_same_command_goes_on(capsys, monkeypatch
             raise KeyboardInterrupt
 
     with monkeypatch.context() as pressed:
-        pressed.setattr(cli, "_watch", Press)
+        pressed.setattr("mechinterp.cli.train.watch", Press)
         assert main(["train", "modular-addition", *SMALL, "--out", "out"]) == 130
     assert "goes on" in capsys.readouterr().err
     assert not Run.open("out").finished

@@ -1,0 +1,68 @@
+"""What can be named after ``mechinterp study`` and ``mechinterp train``, and what the commands share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import field, fields, make_dataclass
+from importlib import import_module
+from typing import Any
+from urllib.parse import quote
+
+STUDIES = {
+    "digit-addition": ("digit_addition", "DigitAdditionStudy"),
+    "linear-regression": ("linear_regression", "LinearRegressionStudy"),
+    "modular-addition": ("modular_addition", "ModularAdditionStudy"),
+    "regex-language": ("regex_language", "RegexLanguageStudy"),
+}
+"""Module and options of each study."""
+TRAININGS = {
+    "digit-addition": ("DigitAddition", "digit_addition", "DIGIT_ADDITION"),
+    "modular-addition": ("ModularAddition", "modular_addition", "MODULAR_ADDITION"),
+    "linear-regression": ("LinearRegression", "linear_regression", "LINEAR_REGRESSION"),
+}
+"""Task, factory and recipes, whose fields are the options."""
+SCRIPTS = {"regex-language": ("regex_language", "RegexLanguageOptions")}
+"""Trainings whose options are a class of their study's."""
+
+LONGEST_NAME = 100
+"""Of a run folder that was not named."""
+
+
+def name_of(words: list[str], known: Iterable[str], command: str) -> str:
+    """The first word, which must be a known name.
+
+    Raises:
+        ValueError: it is not, or there is none.
+    """
+    name = words[0].replace("_", "-") if words else "nothing"
+    if name not in known:
+        raise ValueError(
+            f"expected one of {sorted(known)} after mechinterp {command}, got {name}; see mechinterp --help"
+        )
+    return name
+
+
+def with_output(config_class: type, output_class: type) -> type:
+    """A class of options: those of a config, and where its output goes."""
+    both = [
+        ("config", config_class, field(default_factory=config_class)),
+        ("output", output_class, field(default_factory=output_class)),
+    ]
+    return make_dataclass("Options", both, namespace={"__doc__": config_class.__doc__}, frozen=True)
+
+
+def folder_name(name: str, config: Any) -> str:
+    """A run folder's name: what differs from the defaults."""
+    default = type(config)()
+    values = {f.name: getattr(config, f.name) for f in fields(config)}
+    changed = [f"{key}-{value}" for key, value in values.items() if value != getattr(default, key)]
+    whole = quote("_".join([name, *changed]), safe="")  # a pattern may have what no file name can
+    if len(whole) <= LONGEST_NAME:
+        return whole
+    return f"{whole[:LONGEST_NAME]}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def watch(label: str) -> Any:
+    """A line on the terminal that follows a training."""
+    return import_module("mechinterp.training.progress").LiveLine(label)

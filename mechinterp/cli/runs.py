@@ -1,0 +1,110 @@
+"""``mechinterp runs`` and ``mechinterp compare-weights``: what run folders hold."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class CompareWeights:
+    """Set a trained network's value circuits beside the automaton of its language."""
+
+    run: Path
+    """Run folder of ``mechinterp train regex-language``."""
+
+    checkpoint: str = "best"
+    """best (lowest loss on val), final, or the number of a kept step."""
+
+    visualize_heads: tuple[int, ...] = ()
+    """Heads to draw beside their symbols, in ``weight_comparison.html``; by default all."""
+
+    test_strings: tuple[str, ...] = ()
+    """Words to run through network and automaton, symbol by symbol."""
+
+    layer: int = 0
+    """Whose heads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsList:
+    """List runs, oldest first."""
+
+    root: Path = Path("runs")
+    """Folder to look in."""
+
+    best: bool = False
+    """Show only the run with the largest value of the metric, or of a loss with the smallest."""
+
+    smallest: bool = False
+    """With ``--best``: the smallest value instead."""
+
+    metric: str = "test_accuracy"
+    """The metric to show, and to choose the best by, such as class_acc."""
+
+    pattern: str | None = None
+    """Only runs of this pattern: the same as ``--where pattern=...``."""
+
+    where: tuple[str, ...] = ()
+    """Only runs whose config says so, as ``key=value``."""
+
+
+def runs(words: list[str]) -> int:
+    """List runs, or show one."""
+    if words[:1] == ["list"]:
+        return _list_runs(words[1:])
+    if words[:1] == ["show"] and len(words) == 2:
+        return _show_run(words[1])
+    raise ValueError("expected mechinterp runs list, or mechinterp runs show PATH; see mechinterp --help")
+
+
+def _list_runs(words: list[str]) -> int:
+    import tyro
+
+    folders = import_module("mechinterp.runs")
+    options = tyro.cli(RunsList, args=words, prog="mechinterp runs list")
+    for pair in options.where:
+        if "=" not in pair:
+            raise ValueError(f"expected --where key=value, got {pair!r}")
+    if options.smallest and not options.best:
+        raise ValueError("expected --smallest beside --best, got it alone; add --best")
+    wanted = dict(pair.split("=", 1) for pair in options.where)
+    if options.pattern is not None:
+        wanted["pattern"] = options.pattern
+    found = folders.list_runs(options.root, **wanted)
+    if options.best:
+        smallest = options.smallest or options.metric.endswith("loss")
+        found = [folders.best_run(found, options.metric, smallest=smallest)]
+    if not found:
+        print(f"no such run below {options.root}", file=sys.stderr)
+    for run in found:
+        state = "finished  " if run.finished else "unfinished"
+        print(f"{state}  {options.metric} {run.metrics.get(options.metric, '–')}  {run.path}")
+    return 0
+
+
+def _show_run(path: str) -> int:
+    run = import_module("mechinterp.runs").Run.open(path)
+    print(json.dumps({"config": run.config, "metrics": run.metrics, "finished": run.finished}, indent=1))
+    if (run.path / "claims.json").exists():
+        for claim in run.claims:
+            print(claim)
+    return 0
+
+
+def compare_weights(words: list[str]) -> int:
+    """Set a run's network beside its automaton."""
+    import tyro
+
+    named = [] if not words or words[0].startswith("--") else ["--run"]
+    options = tyro.cli(CompareWeights, args=[*named, *words], prog="mechinterp compare-weights")
+    module = import_module("mechinterp.studies.regex_language.comparing")
+    print(
+        module.compare(
+            options.run, options.checkpoint, options.visualize_heads, options.test_strings, options.layer
+        )
+    )
+    return 0

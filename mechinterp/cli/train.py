@@ -1,0 +1,144 @@
+"""``mechinterp train``: one network, into a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, make_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from mechinterp.cli.names import SCRIPTS, TRAININGS, folder_name, name_of, watch, with_output
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOutput:
+    """Where a training's run goes."""
+
+    out: Path | None = None
+    """Run folder; by default one below ``runs/`` named after the options."""
+
+
+def train(words: list[str]) -> int:
+    """Train the network that is named first."""
+    import tyro
+
+    name = name_of(words, [*TRAININGS, *SCRIPTS], "train")
+    if name in SCRIPTS:
+        return _train_script(name, words[1:])
+    task_class, factory, recipes = TRAININGS[name]
+    task_type = getattr(import_module("mechinterp.tasks"), task_class)
+    build = getattr(import_module("mechinterp.models"), factory)
+    known = getattr(import_module("mechinterp.training.recipes"), recipes)
+    recipe_name = _value_of(words, "--recipe-name", "fast")
+    if recipe_name not in known:
+        raise ValueError(f"expected --recipe-name one of {sorted(known)}, got {recipe_name!r}; choose one")
+    start = {"task": task_type(), "model": build(task_type()).cfg, "recipe": known[recipe_name]}
+    groups = {group: {f.name for f in fields(value)} for group, value in start.items()}
+    options = tyro.cli(
+        _train_options(start, tuple(known), recipe_name),
+        args=_spell_out(words[1:], groups),
+        prog=f"mechinterp train {name}",
+    )
+    # What the factory derives from the task, such as the vocabulary, stays its own unless it is asked for.
+    asked = {key: getattr(options.model, key) for key in groups["model"]}
+    changes = {key: value for key, value in asked.items() if value != getattr(start["model"], key)}
+    model = build(options.task, **changes)
+    return _fit_into(options.out or Path("runs") / f"train_{name}", options.task, model, options.recipe)
+
+
+def _train_script(name: str, words: list[str]) -> int:
+    import tyro
+
+    room, options_class = SCRIPTS[name]
+    module = import_module(f"mechinterp.studies.{room}")
+    both = tyro.cli(
+        tyro.conf.OmitArgPrefixes[with_output(getattr(module, options_class), TrainOutput)],
+        args=words,
+        prog=f"mechinterp train {name}",
+    )
+    out = both.output.out or Path("runs") / f"train_{folder_name(name, both.config)}"
+    run = module.train(both.config, out, watch).run
+    metrics = run.metrics
+    shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float))
+    print(f"{shown}, {metrics['steps']} steps. Run folder: {out}")
+    return 0
+
+
+def _train_options(start: Mapping[str, Any], recipes: tuple[str, ...], recipe: str) -> type:
+    import tyro
+
+    def option(kind: Any, text: str) -> Any:
+        return Annotated[kind, tyro.conf.arg(help=text)]
+
+    groups = [
+        (group, type(value), field(default_factory=lambda v=value: v)) for group, value in start.items()
+    ]
+    own = [
+        ("recipe_name", option(Literal[recipes], "The recipe that the options of recipe change."), recipe),
+        ("out", option(Path | None, "Run folder; by default one below runs/."), None),
+    ]
+    doc = "Train one network. Options may be given without their prefix: --p 97 --lr 0.01; --seed is for all."
+    return make_dataclass("Train", [*groups, *own], namespace={"__doc__": doc}, frozen=True, kw_only=True)
+
+
+def _fit_into(out: Path, task: Any, model: Any, recipe: Any) -> int:
+    runs, training = import_module("mechinterp.runs"), import_module("mechinterp.training")
+    checkpoint = import_module("mechinterp.training.checkpoint")
+    parts = {"task": task.to_json(), "model": model.cfg.to_json(), "recipe": recipe.to_json()}
+    run = runs.Run.create(out, {"kind": "train", **parts})
+    with watch("train") as line:
+        job = training.fit(model, task, recipe, folder=run.path, callbacks=[line])
+    if job.stopped == "interrupted":
+        raise KeyboardInterrupt
+    history = job.history
+    score, seconds = history.test_score[-1], history.seconds
+    checkpoint.save_weights(run.path / "weights.safetensors", model)
+    metrics = {
+        f"test_{task.score_name}": score,
+        "test_loss": history.test_loss[-1],
+        "trivial": task.trivial,
+        "steps": job.step,
+        "seconds": round(seconds, 2),
+        "stopped": job.stopped,
+    }
+    run.finish(metrics)
+    print(
+        f"{task.score_name} {score:.4f} (trivial {task.trivial:.4f}) after {job.step} steps, {seconds:.1f} "
+        f"s. Run folder: {out}"
+    )
+    return 0
+
+
+def _value_of(words: list[str], option: str, default: str) -> str:
+    """An option's value, as ``--option value`` or ``--option=value``; the last one counts."""
+    value = default
+    for word, following in zip(words, [*words[1:], ""]):
+        name, equals, inline = word.partition("=")
+        if name.replace("_", "-") == option:
+            value = inline if equals else following
+    return value
+
+
+def _spell_out(words: list[str], groups: Mapping[str, set[str]]) -> list[str]:
+    """Give plain options the prefix of the group that has them; ``--seed`` goes to every group."""
+    spelt: list[str] = []
+    at = [i for i, word in enumerate(words) if word.startswith("--")]
+    for start, end in zip([0, *at], [*at, len(words)]):
+        for option in _with_prefix(words[start], groups) if start < end else []:
+            spelt += [option, *words[start + 1 : end]]
+    return spelt
+
+
+def _with_prefix(option: str, groups: Mapping[str, set[str]]) -> list[str]:
+    name, equals, value = option.removeprefix("--").partition("=")
+    if not option.startswith("--") or "." in name:
+        return [option]
+    plain, no = name.replace("-", "_"), ""
+    if plain.startswith("no_"):
+        plain, no = plain.removeprefix("no_"), "no-"
+    owners = [group for group, names in groups.items() if plain in names]
+    prefixed = [f"--{group}.{no}{plain.replace('_', '-')}{equals}{value}" for group in owners]
+    if len(owners) > 1 and plain != "seed":
+        raise ValueError(f"expected one of {prefixed}, got {option}; more than one group has it")
+    return prefixed or [option]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,6 +12,10 @@ from torch import Tensor
 
 Split = Literal["train", "val", "test"]
 """``val`` is for choosing, where a task has one; what is reported is of ``test``."""
+
+
+PLAIN = {"int": int, "float": (int, float), "bool": bool, "str": str}
+"""Types of fields that are checked when a task is made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,20 @@ class Task:
 
     seed: int = 0
     """Seed of the split and of sampling."""
+
+    def __post_init__(self) -> None:
+        """Refuse fields of other types; subclasses begin with this.
+
+        Raises:
+            TypeError: a field that is not of its type.
+        """
+        for each in fields(self):
+            value, kind = getattr(self, each.name), PLAIN.get(str(each.type))
+            if kind and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+                raise TypeError(
+                    f"expected {each.name} of type {each.type}, got {value!r} of type "
+                    f"{type(value).__name__}; convert it"
+                )
 
     def dataset(self, split: Split) -> Batch:
         """All examples of a split, in a fixed order."""

@@ -72,6 +72,7 @@ class DigitAddition(Task):
     """Problems of the test split; of val a fifth."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 2 <= self.base <= len(DIGITS):
             raise ValueError(f"expected a base of 2 to {len(DIGITS)}, got {self.base}; change it")
         if self.n_digits < 1 or self.base ** (2 * self.n_digits) >= 2**62:

@@ -78,6 +78,7 @@ class LinearRegression(Task):
     """Prompts of the test split; their numbers of examples are spread evenly."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, least in (("d", 1), ("n_context", 1), ("n_queries", 1), ("n_test", 2), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} >= {least}, got {getattr(self, name)}; raise it")

@@ -44,6 +44,7 @@ class ModularAddition(Task):
     """The share of all pairs that train."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.p < 2:
             raise ValueError(f"expected a modulus p >= 2, got {self.p}; give a larger one")
         if self.operation not in ("add", "subtract", "multiply", "divide"):

@@ -71,6 +71,7 @@ class RegexLanguage(Task):
     """Weight of the loss of the class beside that of the next symbol."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.train_classes or not set(self.train_classes) <= set(CLASSES):
             raise ValueError(
                 f"expected train_classes among {CLASSES}, at least one, got {self.train_classes}; name some"

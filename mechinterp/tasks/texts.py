@@ -63,6 +63,7 @@ class TextArithmetic(Task):
     """Problems of the test split; of val a fifth."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.max_operand < 2**30:
             raise ValueError(f"expected a max_operand of 1 or more, got {self.max_operand}; raise it")
         if any(self.template.count(name) != 1 for name in ("{x}", "{y}")) or re.search(

@@ -15,6 +15,7 @@ from mechinterp.analysis.components import component_ablation
 from mechinterp.analysis.references import REFERENCES, references
 from mechinterp.analysis.sets import components_of
 from mechinterp.hooks import HookPoint
+from mechinterp.studies.digit_addition import ENOUGH
 from mechinterp.studies.digit_addition.networks import exact
 from mechinterp.tasks import DigitAddition
 from mechinterp.training import fit
@@ -38,7 +39,7 @@ def trained(fields: dict[str, Any], seeds: int) -> dict[str, Any]:
     for seed in range(seeds):
         task = DigitAddition(**fields, seed=seed)
         model = models.digit_addition(task, seed=seed)
-        recipe = DIGIT_ADDITION["fast" if task.reverse else "plain"]
+        recipe = DIGIT_ADDITION["fast" if task.reverse and task.n_digits <= ENOUGH else "long"]
         job = fit(model, task, replace(recipe, seed=seed, checkpoints=0))
         batches = (task.dataset("test"), task.with_cascade(task.n_digits))
         for name, batch in zip(("exact_match", "longest_cascades"), batches):

@@ -28,7 +28,7 @@ from mechinterp.figures.digits import (
     match_dots,
     order_lines,
 )
-from mechinterp.figures.erasure import erasure_bars
+from mechinterp.figures.erasure import erasure_bars, erasure_lines
 from mechinterp.figures.frequencies import (
     bars,
     cluster_heatmaps,
@@ -88,6 +88,7 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "attribution_nodes": node_maps,
     "attribution_edges": edge_maps,
     "erasure_effect": erasure_bars,
+    "erasure_curve": erasure_lines,
     "rank_collapse": collapse_lines,
     "similarity": similarity_map,
     "singular_values": singular_values,

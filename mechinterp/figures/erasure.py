@@ -8,7 +8,12 @@ from plotly.subplots import make_subplots
 from mechinterp.figures.style import BLUE, GREEN, GREY, RED, styled
 from mechinterp.result import Result
 
-_NAMES = {"leace": "LEACE", "mean projection": "mean<br>projection", "random": "random<br>erasers"}
+_NAMES = {
+    "leace": "LEACE",
+    "mean projection": "mean<br>projection",
+    "probe projection": "probe<br>projection",
+    "random": "random<br>erasers",
+}
 
 
 def erasure_bars(result: Result) -> go.Figure:
@@ -53,3 +58,36 @@ def erasure_bars(result: Result) -> go.Figure:
     figure.update_annotations(font={"size": 12})
     styled(figure, f"Erasing {rank} dimension{'s' * (rank != 1)} at {site}", height=430)
     return figure.update_layout(margin={"t": 84}, legend={"y": -0.3})
+
+
+def erasure_lines(result: Result) -> go.Figure:
+    """The change of the metric, and what a fresh reader finds, against the dimensions erased."""
+    dimensions = result.extra["dimensions"].values
+    changes = {"leace": result.values, "random": result.control}
+    figure = make_subplots(
+        rows=1, cols=2, horizontal_spacing=0.14,
+        subplot_titles=(
+            f"answers: change of the metric (intact {result.provenance['intact']:.3g})",
+            "reading: R² of a fresh linear reader",
+        ),
+    )  # fmt: skip
+    for of, name, colour in (("leace", "the concepts", BLUE), ("random", "random erasers", GREY)):
+        low, high = (result.extra[end].sel(of=of).values for end in ("low", "high"))
+        band = [*high, *low[::-1]]
+        figure.add_scatter(
+            x=[*dimensions, *dimensions[::-1]], y=band, fill="toself", mode="none", fillcolor=colour,
+            opacity=0.2, showlegend=False, hoverinfo="skip", row=1, col=1,
+        )  # fmt: skip
+        for column, values in ((1, changes[of]), (2, result.extra["readable"].sel(of=of))):
+            figure.add_scatter(
+                x=dimensions, y=values.values, mode="lines+markers", name=name, legendgroup=of,
+                showlegend=column == 1, marker={"size": 5}, line={"color": colour}, row=1, col=column,
+            )  # fmt: skip
+    figure.update_xaxes(title="dimensions erased", rangemode="tozero")
+    figure.update_yaxes(title="change of the mean metric", row=1, col=1)
+    figure.update_yaxes(title="R²", range=[-0.08, 1.04], row=1, col=2)
+    figure.update_annotations(font={"size": 12})
+    what = result.provenance["concepts"]
+    shown = what if len(what) < 40 else f"{len(dimensions) - 1} concepts"
+    styled(figure, f"Erasing {shown} one after another at {result.provenance['site']}", height=430)
+    return figure.update_layout(margin={"t": 84})

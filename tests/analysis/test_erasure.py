@@ -11,9 +11,11 @@ from sklearn.linear_model import Ridge
 from mechinterp import constructions, tasks
 from mechinterp.analysis.erasure import (
     decodability,
+    erasure_curve,
     erasure_effect,
     leace,
     mean_projection,
+    probe_projection,
     random_erasers,
 )
 from mechinterp.analysis.gates import Gate
@@ -297,6 +299,52 @@ def test_a_network_that_learned_nothing_is_named():
     assert result.learned is False
 
 
+def test_the_direction_of_a_probe_is_no_erasure():
+    """The weights point across noise that hides z; they are not all that tells it."""
+    generator = torch.Generator().manual_seed(0)
+    z, noise = (torch.randn(800, generator=generator).double() for _ in range(2))
+    x = torch.stack((z + 3 * noise, noise, torch.zeros(800)), 1)
+    eraser = probe_projection(x, z)
+    weights = torch.tensor([1.0, -3.0, 0.0]).double() / 10**0.5
+    assert torch.allclose(eraser.matrix, torch.eye(3).double() - torch.outer(weights, weights), atol=1e-6)
+    assert decodability(x, z) > 0.999
+    assert decodability(leace(x, z)(x), z) < 0.01
+    x, z = cloud()  # z along one direction of many that are correlated
+    assert decodability(probe_projection(x, z)(x), z) > 0.9
+    assert decodability(leace(x, z)(x), z) < 0.01
+
+
+def residues():
+    """A hand-built network whose answer is the sum of three planted circles, among noise that it ignores."""
+    task = tasks.TextModular(zero_padded=True, n_test=600, frequencies=(1, 5, 23))
+    batch, model = task.dataset("test"), constructions.text_arithmetic(task).eval()
+    angles = 2 * torch.pi * batch.variables["residue"].double()[:, None] / 97 * torch.tensor([1, 5, 23])
+    circles = torch.stack((angles.cos(), angles.sin()), -1)
+    right = lambda outputs: (outputs[:, 0].argmax(-1) == batch.targets[:, 0]).double()  # noqa: E731
+    return model, batch, {name: circles[:, i] for i, name in enumerate((1, 5, 23))}, right
+
+
+def test_a_curve_loses_one_circle_after_another():
+    model, batch, circles, right = residues()
+    found = erasure_curve(model, batch.inputs, LAST, circles, right, draws=2, read=(-1,))
+    assert found.extra["dimensions"].values.tolist() == [0, 2, 4, 6]
+    assert found.values[0] == 0.0
+    assert (np.diff(found.values.values) < 0).all()
+    assert found.values[-1] < -0.95
+    left = found.extra["readable"].sel(of="leace").values
+    assert left == pytest.approx([1, 2 / 3, 1 / 3, 0], abs=0.06)
+    assert found.name == "erasure_curve"
+    assert found.figure().layout.title.text.startswith("Erasing 1, 5, 23")
+
+
+def test_a_curve_of_no_concepts_is_refused():
+    model, batch, _, right = residues()
+    with pytest.raises(ValueError, match="at least one concept"):
+        erasure_curve(model, batch.inputs, LAST, {}, right)
+    with pytest.raises(ValueError, match="600 examples and 5 z"):
+        erasure_curve(model, batch.inputs, LAST, {"z": torch.randn(5)}, right)
+
+
 BAD = {
     "a site that is not there": ({"site": Site.at("blocks.7.hook_resid_post")}, "matches no hook point"),
     "two hook points": ({"site": Site.at("blocks.0.hook_resid_*")}, "one hook point"),
@@ -338,10 +386,8 @@ def test_random_dropout_is_refused_before_the_model_runs():
     inputs, z = torch.randint(5, (60, 3)), torch.randn(60)
     with pytest.raises(ValueError, match=r"model.eval\(\)"):
         erasure_effect(model, inputs, LAST, z, lambda outputs: outputs[:, -1, 0])
-    assert (
-        erasure_effect(model.eval(), inputs, LAST, z, lambda outputs: outputs[:, -1, 0], draws=2).values.size
-        == 2
-    )
+    found = erasure_effect(model.eval(), inputs, LAST, z, lambda outputs: outputs[:, -1, 0], draws=2)
+    assert found.values.size == 3
 
 
 def test_the_figure_shows_control_beside_value():

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float, Shaped
-from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
@@ -21,16 +20,16 @@ from mechinterp.analysis.erasure.erasers import (
     dimensions,
     leace,
     mean_projection,
+    probe_projection,
     random_erasers,
 )
-from mechinterp.analysis.erasure.readout import decodability, halve
+from mechinterp.analysis.erasure.place import Metric, Place, check_enough
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.jackknife import pseudo_values
 from mechinterp.analysis.statistics import bootstrap_interval, permutation_p_value
-from mechinterp.hooks import HookedRootModule, Site, resolve, run, run_with_cache
+from mechinterp.hooks import HookedRootModule, Site
 from mechinterp.result import Result
 
-Metric = Callable[[Tensor], Tensor]
 GROUPS = 10
 """In how many parts the examples of a fit are left out, to see whether its effect depends on them."""
 
@@ -67,59 +66,49 @@ def erasure_effect(
         draws: random erasers, of LEACE's rank, in the control.
 
     Returns:
-        Dim ``eraser`` (leace, mean projection): how much the mean metric over held-out examples changes.
-        Trivial is 0, the intact network; the control is the mean change by random erasers of LEACE's rank.
-        The interval is that of LEACE's change (bootstrap over held-out examples). ``p`` in the provenance is
-        the share of random erasers that change the metric as much; or, if that is larger, the p-value of a
-        change that is not 0, given how it varies with the examples of the fit (jackknife). ``extra``:
-        ``change`` (eraser, quantity: mean, low, high), the control's included; ``readable`` (eraser: intact,
-        leace, mean projection, random), R² for numbers or accuracy for classes; ``random`` (measure: change,
-        readable; draw).
+        Dim ``eraser`` (leace, mean projection, probe projection): how much the mean metric over held-out
+        examples changes. Trivial is 0, the intact network; the control is the mean change by random erasers
+        of LEACE's rank. The interval is that of LEACE's change (bootstrap over held-out examples). ``p`` in
+        the provenance is the share of random erasers that change the metric as much; or, if that is larger,
+        the p-value of a change that is not 0, given how it varies with the examples of the fit (jackknife).
+        ``extra``: ``change`` (eraser, quantity: mean, low, high), the control's included; ``readable``
+        (eraser: intact, and those, random), R² for numbers or accuracy for classes; ``random`` (measure:
+        change, readable; draw).
 
     Raises:
         ValueError: a site that the model lacks, or of several hook points, or of single examples; fewer
             than 8 examples; a z that does not fit or does not vary; a model that drops out at random; a
             metric that is not one finite number an example; activations without a dimension to spare.
     """
-    name = _check(model, inputs, site, z, draws)
-    outputs, cache = run_with_cache(model, inputs, names=name, **forward)
-    vectors = site.read(name, cache[name]).flatten(1, -2).cpu()
-    concept = _for_each_vector(z.cpu(), vectors)
-    fit, held = halve(torch.arange(len(inputs)), seed)
-
-    def scores(eraser: Eraser | None) -> NDArray[np.float64]:
-        edited = outputs if eraser is None else run(model, inputs, edits=[eraser.edit(site)], **forward)
-        return _one_each(metric(edited), len(inputs))[held]
-
-    def readable(eraser: Eraser | None) -> float:
-        left = vectors[held] if eraser is None else eraser(vectors[held])
-        group = held[:, None].expand(left.shape[:2]).flatten()
-        return decodability(left.flatten(0, 1), concept[held].flatten(0, 1), group, seed)
-
-    intact = scores(None)
-    fitted, random = _erasers(
-        vectors[fit].flatten(0, 1), concept[fit].flatten(0, 1), site, shrinkage, draws, seed
-    )
+    check_enough(inputs, z, draws)
+    check_concept(z if z.is_floating_point() else z.flatten())
+    place = Place.of(model, inputs, site, metric, seed, forward)
+    concept = place.for_each_vector(z.cpu())
+    about = concept[place.fit].flatten(0, 1)
+    fitted, random = _erasers(place.fitted_on, about, site, shrinkage, draws, seed)
 
     def by_leace(rows: Tensor) -> float:
-        x, about = (given[fit[rows]].flatten(0, 1) for given in (vectors, concept))
+        some = place.fit[rows]
         try:
-            eraser = leace(x, about, shrinkage=shrinkage)
+            eraser = leace(
+                place.vectors[some].flatten(0, 1), concept[some].flatten(0, 1), shrinkage=shrinkage
+            )
         except ValueError:  # without some of the examples there is none
             return math.nan
-        return float((scores(eraser) - intact).mean())
+        return float((place.scores(eraser) - place.intact).mean())
 
     own = {
-        "site": str(site), "rank": fitted["leace"].rank, "n fitted": len(fit), "n held out": len(held),
-        "draws": draws, "seed": seed, "eraser": str(fitted["leace"]), **_reader(concept[held]),
+        "site": str(site), "rank": fitted["leace"].rank, "n fitted": len(place.fit),
+        "n held out": len(place.held), "draws": draws, "seed": seed, "eraser": str(fitted["leace"]),
+        **_reader(concept[place.held]),
     }  # fmt: skip
     return _result(
-        intact=intact,
-        by_eraser=np.array([scores(eraser) for eraser in fitted.values()]),
-        by_draw=np.array([scores(eraser) for eraser in random]),
-        of_fit=_p_of_fit(by_leace, len(fit), seed),
-        found=[readable(eraser) for eraser in (None, *fitted.values())],
-        found_by_draw=[readable(eraser) for eraser in random],
+        intact=place.intact,
+        by_eraser=np.array([place.scores(eraser) for eraser in fitted.values()]),
+        by_draw=np.array([place.scores(eraser) for eraser in random]),
+        of_fit=_p_of_fit(by_leace, len(place.fit), seed),
+        found=[place.readable(eraser, concept) for eraser in (None, *fitted.values())],
+        found_by_draw=[place.readable(eraser, concept) for eraser in random],
         provenance=gated(gate, {**(provenance or {}), **own}),
     )
 
@@ -140,7 +129,8 @@ def _erasers(
             "choose fewer features, or a wider site"
         )
     random = random_erasers(x, fitted.rank, draws, shrinkage=shrinkage, seed=seed)
-    return {"leace": fitted, "mean projection": mean_projection(x, z)}, random
+    others = {"mean projection": mean_projection(x, z), "probe projection": probe_projection(x, z)}
+    return {"leace": fitted, **others}, random
 
 
 def _p_of_fit(change: Callable[[Tensor], float], n: int, seed: int) -> float:
@@ -170,18 +160,18 @@ def _result(
         "readable intact": round(found[0], 4),
         "readable erased": round(found[1], 4),
     }
-    kinds = ["leace", "mean projection", "random"]
+    kinds = ["leace", "mean projection", "probe projection", "random"]
     units = {"units": f"{provenance['reader']} of a fresh linear reader"}
     return Result(
         name="erasure_effect",
         values=xr.DataArray(
-            change[:2, 0],
+            change[:-1, 0],
             dims="eraser",
-            coords={"eraser": kinds[:2]},
+            coords={"eraser": kinds[:-1]},
             attrs={"units": "change of the mean metric"},
         ),
         trivial=0.0,
-        control=xr.DataArray(change[2, 0]),
+        control=xr.DataArray(change[-1, 0]),
         control_kind=f"random erasers of rank {provenance['rank']}, mean of {len(by_draw)} draws",
         interval=(float(change[0, 1]), float(change[0, 2])),
         provenance={**provenance, **own},
@@ -202,50 +192,6 @@ def _result(
             ),
         },
     )
-
-
-def _check(model: HookedRootModule, inputs: Tensor, site: Site, z: Tensor, draws: int) -> str:
-    """The name of the hook point; everything that can be refused before the model runs."""
-    names = resolve(model, site)
-    if len(names) > 1 or "batch" in dict(site.index):
-        raise ValueError(
-            f"expected a site of one hook point and of all examples, got {site}, which covers {len(names)}; "
-            "fit an eraser for each, and pass their edits to run"
-        )
-    if len(inputs) < 8 or len(z) != len(inputs):
-        raise ValueError(
-            f"expected at least 8 examples, half to fit and half to score on, and a z for each, got "
-            f"{len(inputs)} examples and {len(z)} z"
-        )
-    if draws < 1:
-        raise ValueError(f"expected at least 1 random eraser as a control, got draws={draws}")
-    check_concept(z if z.is_floating_point() else z.flatten())
-    if model.training and any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules()):
-        raise ValueError(
-            "expected a model without dropout, got one in training mode; call model.eval() first"
-        )
-    return names[0]
-
-
-def _for_each_vector(z: Tensor, vectors: Float[Tensor, "n v d"]) -> Shaped[Tensor, "n v *k"]:
-    n, v, _ = vectors.shape
-    own = 3 if z.is_floating_point() else 2
-    if z.ndim > own or (z.ndim == own and z.shape[1] != v):
-        raise ValueError(
-            f"expected z of classes [n] or [n, v] or of numbers [n], [n, k] or [n, v, k], with n = {n} "
-            f"examples and v = {v} vectors each at this site, got {z.dtype} {tuple(z.shape)}"
-        )
-    return z if z.ndim == own else z[:, None].expand(n, v, *z.shape[1:])
-
-
-def _one_each(scores: Tensor, n: int) -> NDArray[np.float64]:
-    if scores.shape != (n,) or not bool(scores.isfinite().all()):
-        problem = "NaN or infinity" if scores.shape == (n,) else f"shape {tuple(scores.shape)}"
-        raise ValueError(
-            f"expected a metric of one finite number for each of {n} examples, got {problem}; "
-            "for example outputs[:, -1].log_softmax(-1)[range(n), targets]"
-        )
-    return scores.double().cpu().numpy()
 
 
 def _reader(concept: Shaped[Tensor, "n v *k"]) -> dict[str, Any]:

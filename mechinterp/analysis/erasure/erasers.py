@@ -1,4 +1,4 @@
-"""Maps that take a concept out of activations: LEACE, projection of class means, and a random control.
+"""Maps that take a concept out of activations: LEACE, projections, and a random control.
 
 All of them are oblique projections about the mean of the fitting data. Which directions go is
 decided by the covariance of activations and concept, not by the weights of a trained reader: where
@@ -120,6 +120,26 @@ def mean_projection(x: Float[Tensor, "n d"], z: Shaped[Tensor, "m *k"]) -> Erase
     _check(x, z)
     spread = _spread(x, 1.0)
     return _without(spread, _concept_axes(spread, z), "mean projection")
+
+
+def probe_projection(x: Float[Tensor, "n d"], z: Shaped[Tensor, "m *k"]) -> Eraser:
+    """Project out the weights of a linear reader (least squares): what removing "the probe's direction" is.
+
+    No erasure: where features are correlated, what is left tells the same, and a fresh reader finds it.
+
+    Args:
+        x, z: as in ``leace``.
+
+    Raises:
+        ValueError: lengths that differ, a z that does not vary, or numbers that are not finite.
+    """
+    _check(x, z)
+    spread = _spread(x, 0.0)
+    basis = _concept_axes(spread, z)
+    weights = spread.axes.mT @ (basis / spread.scale[:, None])  # the span of Sxx^+ Sxz
+    directions = torch.linalg.qr(weights).Q
+    matrix = torch.eye(len(spread.mean), dtype=torch.float64) - directions @ directions.mT
+    return Eraser(matrix, spread.mean, basis.shape[1], "probe projection")
 
 
 def random_erasers(

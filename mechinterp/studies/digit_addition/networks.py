@@ -63,7 +63,7 @@ class DigitKind(Kind):
 
 KINDS = {
     REVERSED: DigitKind(),
-    PLAIN: DigitKind(reverse=False, speed="plain"),
+    PLAIN: DigitKind(reverse=False, speed="long"),
     UNENRICHED: DigitKind(enriched=False),
     ROOMY: DigitKind(spare=1),
     ALONE: DigitKind(decoder_only=True),

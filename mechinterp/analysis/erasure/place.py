@@ -1,0 +1,136 @@
+"""One place in a network where concepts are erased.
+
+Half of the examples are for erasers to be fitted on; on the other half the network runs with them in place,
+and fresh readers look for what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mechinterp.analysis.erasure.erasers import Eraser
+from mechinterp.analysis.erasure.readout import decodability, halve
+from mechinterp.hooks import HookedRootModule, Site, resolve, run, run_with_cache
+
+Metric = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A site of one hook point, and what the intact network has there.
+
+    Args:
+        vectors: that the site covers, ``[n, v, d]``, v of each example.
+        fit, held: the examples to fit erasers on, and those to score with.
+        intact: the metric of the held-out examples.
+    """
+
+    model: HookedRootModule
+    inputs: Tensor
+    site: Site
+    metric: Metric
+    forward: Mapping[str, Any]
+    seed: int
+    vectors: Float[Tensor, "n v d"]
+    fit: Int[Tensor, " fit"]
+    held: Int[Tensor, " held"]
+    intact: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        model: HookedRootModule,
+        inputs: Tensor,
+        site: Site,
+        metric: Metric,
+        seed: int,
+        forward: Mapping[str, Any],
+    ) -> Place:
+        """Run the intact network.
+
+        Raises:
+            ValueError: a site of several hook points or of single examples, a model that drops out at
+                random, or a metric that is not one finite number an example.
+        """
+        names = resolve(model, site)
+        if len(names) > 1 or "batch" in dict(site.index):
+            raise ValueError(
+                f"expected a site of one hook point and of all examples, got {site}, which covers "
+                f"{len(names)}; fit an eraser for each, and pass their edits to run"
+            )
+        if model.training and any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules()):
+            raise ValueError(
+                "expected a model without dropout, got one in training mode; call model.eval() first"
+            )
+        outputs, cache = run_with_cache(model, inputs, names=names[0], **forward)
+        fit, held = halve(torch.arange(len(inputs)), seed)
+        return cls(
+            model=model, inputs=inputs, site=site, metric=metric, forward=forward, seed=seed,
+            vectors=site.read(names[0], cache[names[0]]).flatten(1, -2).cpu(), fit=fit, held=held,
+            intact=_one_each(metric(outputs), len(inputs))[held],
+        )  # fmt: skip
+
+    @property
+    def fitted_on(self) -> Float[Tensor, "row d"]:
+        """The vectors that erasers are fitted on."""
+        return self.vectors[self.fit].flatten(0, 1)
+
+    def scores(self, eraser: Eraser) -> NDArray[np.float64]:
+        """The metric of the held-out examples, with an eraser in place."""
+        edited = run(self.model, self.inputs, edits=[eraser.edit(self.site)], **self.forward)
+        return _one_each(self.metric(edited), len(self.inputs))[self.held]
+
+    def readable(self, eraser: Eraser | None, concept: Shaped[Tensor, "n v *k"]) -> float:
+        """What a fresh linear reader finds of a concept in the held-out vectors, erased or not."""
+        left = self.vectors[self.held]
+        left = left if eraser is None else eraser(left)
+        group = self.held[:, None].expand(left.shape[:2]).flatten()
+        return decodability(left.flatten(0, 1), concept[self.held].flatten(0, 1), group, self.seed)
+
+    def for_each_vector(self, z: Tensor) -> Shaped[Tensor, "n v *k"]:
+        """A concept of examples, or of their vectors, as one of vectors.
+
+        Raises:
+            ValueError: another shape.
+        """
+        n, v, _ = self.vectors.shape
+        own = 3 if z.is_floating_point() else 2
+        if len(z) != n or z.ndim > own or (z.ndim == own and z.shape[1] != v):
+            raise ValueError(
+                f"expected z of classes [n] or [n, v] or of numbers [n], [n, k] or [n, v, k], with n = {n} "
+                f"examples and v = {v} vectors each at this site, got {z.dtype} {tuple(z.shape)}"
+            )
+        return z if z.ndim == own else z[:, None].expand(n, v, *z.shape[1:])
+
+
+def check_enough(inputs: Tensor, z: Tensor, draws: int) -> None:
+    """Refuse too few examples, or none to set beside.
+
+    Raises:
+        ValueError: as said.
+    """
+    if len(inputs) < 8 or len(z) != len(inputs):
+        raise ValueError(
+            f"expected at least 8 examples, half to fit and half to score on, and a z for each, got "
+            f"{len(inputs)} examples and {len(z)} z"
+        )
+    if draws < 1:
+        raise ValueError(f"expected at least 1 random eraser as a control, got draws={draws}")
+
+
+def _one_each(scores: Tensor, n: int) -> NDArray[np.float64]:
+    if scores.shape != (n,) or not bool(scores.isfinite().all()):
+        problem = "NaN or infinity" if scores.shape == (n,) else f"shape {tuple(scores.shape)}"
+        raise ValueError(
+            f"expected a metric of one finite number for each of {n} examples, got {problem}; "
+            "for example outputs[:, -1].log_softmax(-1)[range(n), targets]"
+        )
+    return scores.double().cpu().numpy()

@@ -1,0 +1,105 @@
+"""Many runs of one kind, each into a folder of its own: here in processes, or on a cluster; each run once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mechinterp.runs import Run
+
+One = Callable[[Any, Path], None]
+"""Does one run of given settings in a folder, and finishes it; at the top level of a module."""
+Told = Callable[[str, int, int], None]
+"""Told the name of each finished run, how many are, and of how many."""
+
+
+def sweep(
+    one: One,
+    settings: Mapping[str, Any],
+    out: str | Path,
+    *,
+    workers: int = 1,
+    cluster: str | None = None,
+    told: Told = lambda name, done, of: None,
+) -> dict[str, Run]:
+    """Do every run that is not finished yet.
+
+    A run that was interrupted, or whose worker died, goes on from its saved state. Ctrl-C ends the sweep;
+    the same call goes on with what is left.
+
+    Args:
+        settings: what ``one`` is given, by name; the names are those of the folders below ``out``.
+        workers: processes here; the processor's cores are shared out among them.
+        cluster: address of a dask scheduler, such as ``tcp://10.0.0.5:8786``, whose workers do the runs
+            instead; they must see ``out`` under the same path.
+
+    Returns:
+        The finished runs by name, in the order of ``settings``.
+
+    Raises:
+        ValueError: no settings, fewer than one worker, or names that cannot be folders.
+        ImportError: a cluster is asked for without the extra ``cluster``.
+        Exception: that of the first run that fails, once the others under way have ended.
+    """
+    place = Path(out)
+    if not settings or workers < 1:
+        raise ValueError(
+            f"expected at least one run and one worker, got {len(settings)} and {workers}; give more"
+        )
+    for name in settings:
+        if Path(name).name != name or not name.strip("."):
+            raise ValueError(f"expected names that folders can have, got {name!r}; change it")
+    left = {name: given for name, given in settings.items() if not Run(place / name).finished}
+    done = len(settings) - len(left)
+    for name in _by_cluster(one, left, place, cluster) if cluster else _here(one, left, place, workers):
+        done += 1
+        told(name, done, len(settings))
+    return {name: Run.open(place / name) for name in settings}
+
+
+def _here(one: One, left: Mapping[str, Any], place: Path, workers: int) -> Iterator[str]:
+    """In processes of this machine; a single one is this process."""
+    if workers == 1:
+        for name, given in left.items():
+            one(given, place / name)
+            yield name
+        return
+    from joblib import Parallel, delayed
+
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    jobs = (delayed(_threaded)(one, given, place / name, name, threads) for name, given in left.items())
+    yield from Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
+
+
+def _threaded(one: One, given: Any, folder: Path, name: str, threads: int) -> str:
+    torch.set_num_threads(threads)
+    one(given, folder)
+    return name
+
+
+def _by_cluster(one: One, left: Mapping[str, Any], place: Path, cluster: str) -> Iterator[str]:
+    """On the workers of a dask cluster; runs of a worker that dies are done by another."""
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise ImportError(
+            "expected the package distributed for a cluster, got none; install mechinterp[cluster]"
+        ) from error
+    place = place.resolve()
+    with Client(cluster) as client:
+        names = {
+            client.submit(one, given, place / name, key=f"mechinterp-{place.name}-{name}", retries=2): name
+            for name, given in left.items()
+        }
+        try:
+            for future in as_completed(list(names)):
+                future.result()
+                yield names[future]
+        finally:
+            with contextlib.suppress(Exception):  # the scheduler may be gone
+                client.cancel([future for future in names if not future.done()])

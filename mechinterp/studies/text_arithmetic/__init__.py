@@ -1,0 +1,1 @@
+"""What can a probe find in a network that reads sums as text, and does it matter?"""

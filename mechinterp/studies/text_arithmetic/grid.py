@@ -1,0 +1,213 @@
+"""How networks of more layers and more width do: each is trained and analysed in a run of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from mechinterp.analysis.erasure import decodability, leace
+from mechinterp.hooks import run_with_cache
+from mechinterp.models.factories import text_arithmetic
+from mechinterp.result import Result
+from mechinterp.runs import Run
+from mechinterp.studies.base import Watch, silent, train
+from mechinterp.studies.sweeps import Told, sweep
+from mechinterp.tasks.text_arithmetic import TextSum
+from mechinterp.training.recipes import TEXT_ARITHMETIC
+
+MEASURES = ("rmse", "r2", "probe", "probe first", "erased", "untrained rmse")
+"""Its error in units of the sum, and R²; R² of a ridge probe of the sum at the last character, after the last
+layer and after the first; that of a fresh probe once LEACE has been there; and the error before training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextGrid:
+    """Train networks of every number of layers and every width, and ask each where its sum can be read."""
+
+    n_layers: tuple[int, ...] = (2, 4, 6)
+    """Numbers of layers."""
+
+    d_model: tuple[int, ...] = (128, 256, 512)
+    """Widths; MLPs are four times as wide."""
+
+    n_heads: int = 4
+    """Heads of each layer."""
+
+    seeds: int = 3
+    """How many seeds, counted from ``seed``."""
+
+    seed: int = 0
+    """Seed of problems and initial weights."""
+
+    max_operand: int = 999
+    """The largest number."""
+
+    steps: int = 1500
+    """Steps of each training."""
+
+    n_test: int = 4000
+    """Held-out problems."""
+
+    def settings(self) -> dict[str, TextCell]:
+        """The runs by name.
+
+        Raises:
+            ValueError: an empty grid, or sizes that cannot be.
+        """
+        if not self.n_layers or not self.d_model or self.seeds < 1 or self.steps < 1:
+            raise ValueError(
+                f"expected layers, widths, seeds and steps, at least one each, got {self.n_layers}, "
+                f"{self.d_model}, {self.seeds} and {self.steps}; give some"
+            )
+        cells = [
+            TextCell(
+                n_layers=layers, d_model=width, n_heads=self.n_heads, seed=seed, steps=self.steps,
+                max_operand=self.max_operand, n_test=self.n_test,
+            )
+            for layers, width, seed in itertools.product(
+                self.n_layers, self.d_model, range(self.seed, self.seed + self.seeds)
+            )
+        ]  # fmt: skip
+        for cell in cells[:: self.seeds]:
+            cell.network()  # what cannot be is refused before work starts
+        return {cell.name: cell for cell in cells}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCell:
+    """One network of the grid."""
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    seed: int
+    steps: int
+    max_operand: int
+    n_test: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"layers-{self.n_layers}_width-{self.d_model}_seed-{self.seed}"
+
+    @property
+    def task(self) -> TextSum:
+        """Its task."""
+        return TextSum(max_operand=self.max_operand, n_test=self.n_test, seed=self.seed)
+
+    def network(self) -> Any:
+        """The untrained network."""
+        return text_arithmetic(
+            self.task, n_layers=self.n_layers, d_model=self.d_model, n_heads=self.n_heads,
+            d_mlp=4 * self.d_model, seed=self.seed,
+        )  # fmt: skip
+
+
+def do(cell: TextCell, folder: Path, watch: Watch = silent) -> None:
+    """Train one network and analyse it; what the folder holds already is read instead."""
+    run, task, model = Run.create(folder, {"kind": "cell", **asdict(cell)}), cell.task, cell.network()
+    recipe = TEXT_ARITHMETIC["fast"]
+    rate = recipe.lr * min(1.0, (128 / cell.d_model) ** 0.5)
+    recipe = replace(recipe, steps=cell.steps, seed=cell.seed, checkpoints=0, lr=rate)
+    job = train(model, task, recipe, folder, watch, cell.name)
+    found = measures(model.eval(), cell.network().eval(), task)
+    run.finish({**found, "steps": job.step, "seconds": round(job.history.seconds, 1)})
+
+
+@torch.no_grad()
+def measures(model: Any, untrained: Any, task: TextSum) -> dict[str, float]:
+    """A network's numbers, by ``MEASURES``, on held-out problems."""
+    batch = task.dataset("test")
+    outputs, before = (task.answers(one, batch) for one in (model, untrained))
+    last = len(model.blocks) - 1
+    hooks = [f"blocks.{layer}.hook_resid_post" for layer in (last, 0)]
+    _, cache = run_with_cache(model, batch.inputs, names=hooks, attention_mask=batch.mask)
+    streams = [cache[hook][:, -1].double() for hook in hooks]
+    total = batch.variables["sum"].double()
+    half = len(total) // 2
+    eraser = leace(streams[0][:half], total[:half])
+    values = (
+        task.measures(outputs, batch)["rmse"],
+        task.score(outputs, batch),
+        *(decodability(x, total) for x in streams),
+        decodability(eraser(streams[0][half:]), total[half:]),
+        task.measures(before, batch)["rmse"],
+    )
+    return dict(zip(MEASURES, values))
+
+
+def grid(
+    config: TextGrid,
+    out: str | Path,
+    *,
+    workers: int = 1,
+    cluster: str | None = None,
+    told: Told = lambda name, done, of: None,
+) -> Result:
+    """Do all runs that are not finished, and set them side by side.
+
+    Returns:
+        As ``scale``.
+
+    Raises:
+        ValueError: a grid that cannot be.
+        KeyboardInterrupt: interrupted; the same call goes on.
+    """
+    runs = sweep(do, config.settings(), out, workers=workers, cluster=cluster, told=told)
+    return scale(config, {name: run.metrics for name, run in runs.items()})
+
+
+def scale(config: TextGrid, metrics: Mapping[str, Mapping[str, float]]) -> Result:
+    """The measures of every network, and how they change with scale.
+
+    Returns:
+        Dims ``n_layers``, ``d_model``, ``seed``, ``measure``. Trivial is the error of the mean, in units of
+        the sum; the control that of the untrained networks. ``extra``: ``slopes`` (scale: layers, width;
+        seed), by how many factors of ten the error changes for each doubling; NaN along a side of one
+        value.
+    """
+    seeds = list(range(config.seed, config.seed + config.seeds))
+    coords: dict[str, Sequence[Any]] = {
+        "n_layers": list(config.n_layers), "d_model": list(config.d_model), "seed": seeds,
+        "measure": list(MEASURES),
+    }  # fmt: skip
+    cells = config.settings()
+    shape = tuple(len(side) for side in coords.values())
+    values = np.array([[metrics[name][m] for m in MEASURES] for name in cells]).reshape(shape)
+    array = xr.DataArray(values, dims=list(coords), coords=coords)
+    every = np.arange(config.max_operand + 1)
+    slopes = [slope(array.sel(seed=seed, measure="rmse")) for seed in seeds]
+    return Result(
+        name="scale_trends",
+        values=array,
+        trivial=float(np.sqrt(2 * every.var())),
+        control=array.sel(measure="untrained rmse", drop=True),
+        control_kind="error of the untrained network",
+        provenance={"split": "test", "n": config.n_test, "steps": config.steps, "n_heads": config.n_heads},
+        extra={
+            "slopes": xr.DataArray(
+                np.array(slopes).T,
+                dims=("scale", "seed"),
+                coords={"scale": ["layers", "width"], "seed": seeds},
+            )
+        },
+    )
+
+
+def slope(errors: xr.DataArray) -> tuple[float, float]:
+    """By how many factors of ten errors ``(n_layers, d_model)`` change for each doubling of either."""
+    sides = [np.log2(errors[name].values.astype(float)) for name in ("n_layers", "d_model")]
+    across = np.stack([side.ravel() for side in np.meshgrid(*sides, indexing="ij")], 1)
+    centred = across - across.mean(0)
+    known = [i for i in range(2) if np.ptp(sides[i]) > 0]
+    found = np.full(2, np.nan)
+    logs = np.log10(errors.values.ravel())
+    found[known] = np.linalg.lstsq(centred[:, known], logs - logs.mean(), rcond=None)[0]
+    return float(found[0]), float(found[1])

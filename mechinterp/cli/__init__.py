@@ -1,4 +1,4 @@
-"""The command line: ``mechinterp study``, ``train``, ``runs`` and ``compare-weights``.
+"""The command line: ``mechinterp study``, ``train``, ``sweep``, ``runs``, ``compare-weights``.
 
 The first words choose what is imported, so that ``mechinterp --help`` answers at once; the
 options of a command are the fields of its config, read by tyro.
@@ -11,11 +11,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from mechinterp.cli.names import SCRIPTS, STUDIES, TRAININGS
+from mechinterp.cli.names import SCRIPTS, STUDIES, SWEEPS, TRAININGS
 
 COMMANDS = {
     "study": ("study", "study"),
     "train": ("train", "train"),
+    "sweep": ("sweep", "sweep"),
     "runs": ("runs", "runs"),
     "compare-weights": ("runs", "compare_weights"),
 }
@@ -27,6 +28,8 @@ HELP = f"""usage: mechinterp COMMAND ...
                              names: {", ".join(STUDIES)}
   train NAME [options]       train one network; leaves a run folder
                              names: {", ".join([*TRAININGS, *SCRIPTS])}
+  sweep NAME [options]       train and analyse networks of many sizes, each once
+                             names: {", ".join(SWEEPS)}
   compare-weights RUN        a regular language's network beside its automaton
   runs list [options]        the runs below a folder, the best one by a metric
   runs show PATH             one run: config, metrics and claims

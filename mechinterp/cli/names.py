@@ -14,16 +14,21 @@ STUDIES = {
     "linear-regression": ("linear_regression", "LinearRegressionStudy"),
     "modular-addition": ("modular_addition", "ModularAdditionStudy"),
     "regex-language": ("regex_language", "RegexLanguageStudy"),
+    "text-arithmetic": ("text_arithmetic", "TextArithmeticStudy"),
 }
 """Module and options of each study."""
 TRAININGS = {
     "digit-addition": ("DigitAddition", "digit_addition", "DIGIT_ADDITION"),
     "modular-addition": ("ModularAddition", "modular_addition", "MODULAR_ADDITION"),
     "linear-regression": ("LinearRegression", "linear_regression", "LINEAR_REGRESSION"),
+    "text-sum": ("TextSum", "text_arithmetic", "TEXT_ARITHMETIC"),
+    "text-modular": ("TextModular", "text_arithmetic", "TEXT_ARITHMETIC"),
 }
 """Task, factory and recipes, whose fields are the options."""
 SCRIPTS = {"regex-language": ("regex_language", "RegexLanguageOptions")}
 """Trainings whose options are a class of their study's."""
+SWEEPS = {"text-arithmetic": ("text_arithmetic", "TextGrid")}
+"""Module and options of each sweep."""
 
 LONGEST_NAME = 100
 """Of a run folder that was not named."""

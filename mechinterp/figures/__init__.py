@@ -26,7 +26,6 @@ from mechinterp.figures.digits import (
     longer_bars,
     loss_map,
     match_dots,
-    order_lines,
 )
 from mechinterp.figures.erasure import erasure_bars, erasure_lines
 from mechinterp.figures.frequencies import (
@@ -54,7 +53,8 @@ from mechinterp.figures.in_context import (
 from mechinterp.figures.lens import attribution_bars, edge_maps, lens_lines, node_maps
 from mechinterp.figures.probes import belief_maps, code_maps, score_maps, wave_lines
 from mechinterp.figures.sweeps import effect_map
-from mechinterp.figures.training import progress, training_curves
+from mechinterp.figures.text import need_dots, reader_bars, trend_lines
+from mechinterp.figures.training import progress, score_lines, training_curves
 from mechinterp.result import Result
 
 __all__ = ["draw", "known"]
@@ -89,10 +89,18 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "attribution_edges": edge_maps,
     "erasure_effect": erasure_bars,
     "erasure_curve": erasure_lines,
+    "sum_erasure": erasure_bars,
+    "sum_erasure_first": erasure_bars,
+    "sum_heads": effect_map,
+    "residue_heads": effect_map,
+    "network_scores": need_dots,
+    "residue_readers": reader_bars,
+    "scale_trends": trend_lines,
     "rank_collapse": collapse_lines,
     "similarity": similarity_map,
     "singular_values": singular_values,
     "ridge_probe": score_maps,
+    "sum_probe": score_maps,
     "logistic_probe": score_maps,
     "mlp_probe": score_maps,
     "mlp_regression_probe": score_maps,
@@ -126,7 +134,7 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "optimum_by_setting": ratio_dots,
     "deep_by_dimension": ratio_dots,
     "exact_matches": match_dots,
-    "order_curves": order_lines,
+    "score_curves": score_lines,
     "cascades": cascade_lines,
     "head_exact_match": loss_map,
     "head_token_accuracy": loss_map,

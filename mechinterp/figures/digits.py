@@ -6,10 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mechinterp.figures.style import BLUE, DIVERGING, GOLD, GREEN, GREY, RED, SEQUENTIAL, styled
+from mechinterp.figures.style import BLUE, DIVERGING, GOLD, GREY, LINES, RED, SEQUENTIAL, styled
 from mechinterp.result import Result
-
-_COLOURS = (BLUE, RED, GREEN, GOLD, "#7b5ea7", "#2aa5a0", "#555")
 
 
 def match_dots(result: Result) -> go.Figure:
@@ -32,26 +30,13 @@ def match_dots(result: Result) -> go.Figure:
     return figure.update_layout(margin={"l": 200}, legend={"y": -0.32})
 
 
-def order_lines(result: Result) -> go.Figure:
-    """Exact match along training, network by network."""
-    figure = go.Figure()
-    for colour, name in zip(_COLOURS, result.values.network.values):
-        figure.add_scatter(
-            x=result.values.step.values, y=result.values.sel(network=name).values, name=str(name),
-            mode="lines+markers", marker={"size": 4}, line={"color": colour},
-        )  # fmt: skip
-    figure.update_xaxes(title="step")
-    figure.update_yaxes(title="exact match, validation problems", range=[-0.02, 1.04])
-    return styled(figure, "Learning to add, by order of digits", height=400)
-
-
 def cascade_lines(result: Result) -> go.Figure:
     """Exact match along training, a line for each length of the longest carry cascade."""
     networks = [str(name) for name in result.values.network.values]
     figure = make_subplots(rows=1, cols=len(networks), subplot_titles=networks, horizontal_spacing=0.09)
     lengths = [int(x) for x in result.values.longest.values]
     for column, network in enumerate(networks, start=1):
-        for colour, length in zip(_COLOURS, lengths):
+        for colour, length in zip(LINES, lengths):
             y = result.values.sel(network=network, longest=length).values
             label = "no carry" if length == 0 else f"carry over {length} column{'s' * (length > 1)}"
             figure.add_scatter(

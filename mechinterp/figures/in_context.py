@@ -6,10 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mechinterp.figures.style import BLUE, DIVERGING, GOLD, GREEN, GREY, RED, styled
+from mechinterp.figures.style import BLUE, DIVERGING, GOLD, GREY, LINES, styled
 from mechinterp.result import Result, format_number
 
-_COLOURS = (BLUE, RED, GREEN, GOLD, "#7b5ea7", "#2aa5a0")
 _DASHES = ("dash", "dot", "dashdot", "longdash")
 
 
@@ -19,7 +18,7 @@ def training_losses(result: Result) -> go.Figure:
     for number, name in enumerate(result.values.network.values):
         figure.add_scatter(
             x=steps.sel(network=name).values, y=result.values.sel(network=name).values, name=str(name),
-            mode="lines+markers", marker={"size": 4}, line={"color": _COLOURS[number % len(_COLOURS)]},
+            mode="lines+markers", marker={"size": 4}, line={"color": LINES[number % len(LINES)]},
         )  # fmt: skip
     most = float(np.nanmax(steps))
     levels = {
@@ -48,7 +47,7 @@ def error_lines(result: Result) -> go.Figure:
     for number, name in enumerate(others):
         figure.add_scatter(
             x=k, y=values.sel(predictor=name).values, name=name, mode=mode,
-            line={"color": _COLOURS[number % len(_COLOURS)], "width": 2},
+            line={"color": LINES[number % len(LINES)], "width": 2},
         )  # fmt: skip
     for dash, (name, label) in zip(_DASHES, methods.items()):
         if name in values.predictor.values:
@@ -175,7 +174,7 @@ def variant_lines(result: Result) -> go.Figure:
     layers = ["in", *(str(i + 1) for i in range(result.values.sizes["layer"] - 1))]
     figure = go.Figure()
     for number, name in enumerate(result.values.network.values):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = LINES[number % len(LINES)]
         kinds = [(result.values, "solid", str(name))]
         if result.control is not None:
             kinds.append((result.control, "dot", f"{name}, {result.control_kind}"))

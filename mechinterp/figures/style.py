@@ -5,6 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 BLUE, RED, GREY, GOLD, GREEN = "#2f6db5", "#c8442f", "#9aa0a6", "#d99a1c", "#3a8f5c"
+LINES = (BLUE, RED, GREEN, GOLD, "#7b5ea7", "#2aa5a0", "#555555")
 DIVERGING = "RdBu_r"  # always with the midpoint at zero
 SEQUENTIAL = "Viridis"
 CYCLIC = "Phase"

@@ -13,6 +13,8 @@ from mechinterp.result import Result
 _TITLES = {
     "activation_patching": "Activation patching",
     "ablation": "Ablation",
+    "sum_heads": "Share of the sum's variance lost without a head",
+    "residue_heads": "Residues right without a head",
     "path_patching": "Path patching",
 }
 _SHORT = {"layer": "L", "head": "H"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mechinterp.figures.style import BLUE, GOLD, GREY, RED, styled
+from mechinterp.figures.style import BLUE, GOLD, GREY, LINES, RED, styled
 from mechinterp.result import Result
 
 
@@ -73,3 +73,18 @@ def progress(result: Result) -> go.Figure:
     )
     figure.update_xaxes(title="step (full batch)", row=2, col=1)
     return styled(figure, "Progress measures along training", height=540)
+
+
+def score_lines(result: Result) -> go.Figure:
+    """Scores along training, network by network; what lies below -.1 is not shown."""
+    figure = go.Figure()
+    for i, name in enumerate(result.values.network.values):
+        y = result.values.sel(network=name)
+        figure.add_scatter(
+            x=y.step.values, y=y.values, name=str(name), mode="lines+markers", marker={"size": 4},
+            line={"color": LINES[i % len(LINES)]}, connectgaps=True,
+        )  # fmt: skip
+    figure.update_xaxes(title="step")
+    split = {"val": "validation problems", "test": "test problems"}[result.provenance["split"]]
+    figure.update_yaxes(title=f"{result.values.attrs['units']}, {split}", range=[-0.1, 1.04])
+    return styled(figure, "Learning, by kind of network", height=400)

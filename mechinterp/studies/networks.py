@@ -9,9 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import xarray as xr
 from torch import nn
 
 from mechinterp.analysis.gates import Gate
+from mechinterp.result import Result
 from mechinterp.runs import Run
 from mechinterp.studies.base import Watch, silent, train
 from mechinterp.tasks.base import Task
@@ -83,6 +86,34 @@ def train_kind(
     job = train(model, posed, recipe, folder, watch, f"{name}, seed {task.seed}")
     gate = kind.gate(model.eval(), asked)
     return Trained(name=name, task=asked, model=model, untrained=before.eval(), job=job, gate=gate)
+
+
+def score_curves(networks: Mapping[str, Trained], units: str) -> Result:
+    """Scores along training, network by network, on the split that training is followed by.
+
+    Returns:
+        Dims ``network`` and ``step``; NaN at steps at which a network was not measured. Trivial is that of
+        the first network, the control each network before training.
+    """
+    histories = [one.job.history for one in networks.values()]
+    steps = sorted({step for history in histories for step in history.steps})
+    values = np.full((len(histories), len(steps)), np.nan)
+    for row, history in zip(values, histories):
+        row[np.searchsorted(steps, history.steps)] = history.test_score
+    coords = {"network": list(networks), "step": steps}
+    first = next(iter(networks.values()))
+    return Result(
+        name="score_curves",
+        values=xr.DataArray(values, dims=list(coords), coords=coords, attrs={"units": units}),
+        trivial=first.task.trivial,
+        control=xr.DataArray(values[:, 0], dims="network", coords={"network": list(networks)}),
+        control_kind="untrained network",
+        provenance={
+            "split": first.task.watched,
+            "seed": first.task.seed,
+            "seconds": [round(history.seconds, 1) for history in histories],
+        },
+    )
 
 
 Findings = TypeVar("Findings")

@@ -27,7 +27,7 @@ CLAIMS = {
     "order_of_digits_matters", "generalises_to_more_digits",
 }  # fmt: skip
 RESULTS = {
-    "exact_matches", "order_curves", "cascades", "more_digits", "teacher_forcing", "head_exact_match",
+    "exact_matches", "score_curves", "cascades", "more_digits", "teacher_forcing", "head_exact_match",
     "head_token_accuracy", "head_loss", "head_columns", "head_sets", "pruning", "carry_heads", "digit_heads",
     "attention_example", "column_alignment",
 }  # fmt: skip

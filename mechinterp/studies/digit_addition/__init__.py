@@ -29,7 +29,7 @@ PLAN = (
         "The networks",
         "Problems are held out by a hash, half of them with many columns that sum to nine in training only. "
         "Each digit is written after those that the network wrote itself.",
-        ("exact_matches", "order_curves", "cascades", "more_digits"),
+        ("exact_matches", "score_curves", "cascades", "more_digits"),
     ),
     (
         "What forcing says of writing",

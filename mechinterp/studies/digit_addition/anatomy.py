@@ -21,7 +21,7 @@ from mechinterp.studies.digit_addition.networks import (
     exact,
     forced,
 )
-from mechinterp.studies.networks import Trained
+from mechinterp.studies.networks import Trained, score_curves
 from mechinterp.tasks.digit_addition import DigitAddition
 
 LEARNED = 0.99
@@ -72,7 +72,7 @@ class Anatomy:
         hard = first.task.with_cascade(first.task.n_digits)
         heads = heads_of(first, n)
         found = [
-            order_curves(networks),
+            score_curves(networks, units="exact match"),
             exact_matches(networks, right, before),
             cascades(networks),
             identity(first, heads, n),
@@ -94,28 +94,6 @@ def steps_to(one: Trained, least: float = LEARNED) -> int | None:
     """The first measured step from which a network has that exact match on validation problems."""
     history = one.job.history
     return next((step for step, score in zip(history.steps, history.test_score) if score >= least), None)
-
-
-def order_curves(networks: Mapping[str, Trained]) -> Result:
-    """Exact match along training, network by network, on held-out problems for validation."""
-    steps = max((one.job.history.steps for one in networks.values()), key=len)
-    values = [
-        np.pad(
-            one.job.history.test_score, (0, len(steps) - len(one.job.history.steps)), constant_values=np.nan
-        )
-        for one in networks.values()
-    ]
-    coords = {"network": list(networks), "step": steps}
-    return Result(
-        name="order_curves",
-        values=xr.DataArray(values, dims=list(coords), coords=coords, attrs={"units": "exact match"}),
-        trivial=next(iter(networks.values())).task.trivial,
-        provenance={
-            "split": "val",
-            "seed": next(iter(networks.values())).task.seed,
-            "seconds": [round(one.job.history.seconds, 1) for one in networks.values()],
-        },
-    )
 
 
 def exact_matches(

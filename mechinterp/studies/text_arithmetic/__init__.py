@@ -1,1 +1,172 @@
-"""What can a probe find in a network that reads sums as text, and does it matter?"""
+"""What can a probe find in a network that reads arithmetic as text, and does it matter?
+
+A published notebook regresses the sum of two numbers written as text, and the sum mod 97, and probes both
+networks. The second had learned nothing: its error is the variance of its targets. Here the gate says so, a
+recipe that learns takes its place, and what probes find is set beside what erasing it does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from mechinterp.result import Claim
+from mechinterp.runs import Run
+from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, seeds_of, silent
+from mechinterp.studies.networks import seed_findings
+from mechinterp.studies.text_arithmetic.anatomy import Anatomy
+from mechinterp.studies.text_arithmetic.claims import judge
+from mechinterp.studies.text_arithmetic.grid import TextGrid, grid, headline
+from mechinterp.studies.text_arithmetic.networks import KINDS, RESIDUE, SUM
+from mechinterp.tasks.text_arithmetic import TextModular
+
+__all__ = ["KINDS", "Anatomy", "TextArithmeticStudy", "TextGrid", "grid", "headline", "silent", "study"]
+
+PLAN = (
+    (
+        "The networks",
+        "Problems are held out by a hash. Sums and residues as numbers are scored by R², residues as classes "
+        "or circles by how many are right; a mark shows what a network needs to count as having learned.",
+        ("network_scores", "score_curves"),
+    ),
+    (
+        "The sum: read",
+        "A ridge probe at every character, after every layer. The untrained network has it too where "
+        "characters can be told apart by place: reading is not using.",
+        ("sum_probe",),
+    ),
+    (
+        "The sum: erased",
+        "One direction goes at the last character: that of LEACE, the mean's, the probe's own, or one at "
+        "random. The network then answers, and a fresh probe reads; first after the last layer, then after "
+        "the first, from which later layers can look again.",
+        ("sum_erasure", "sum_erasure_first", "sum_heads"),
+    ),
+    (
+        "The residue: read",
+        "Cosine and sine of the residue at every frequency, on residues that the probe has not seen; and of "
+        "the sum at small periods.",
+        ("fourier_probe", "period_probe", "residue_readers"),
+    ),
+    (
+        "The residue: erased",
+        "Circles go one after another, those that are read best first.",
+        ("erasure_curve",),
+    ),
+    (
+        "The residue: heads",
+        "Heads at their means, one at a time, and how many characters each looks at.",
+        ("residue_heads", "attention_entropy"),
+    ),
+    (
+        "Scale",
+        "Networks of several widths and depths that answer sums, each trained and analysed alike.",
+        ("scale_trends",),
+    ),
+)
+
+CUT = " With --fast networks had a quarter of their steps, and there are none of other sizes."
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextArithmeticStudy:
+    """Train networks on sums and residues in text, probe and erase, and judge."""
+
+    k: int = 97
+    """The modulus."""
+
+    max_operand: int = 999
+    """The largest number."""
+
+    seeds: int = 3
+    """How many seeds, counted from ``seed``."""
+
+    seed: int = 0
+    """Seed of problems and initial weights."""
+
+    fast: bool = False
+    """A quarter of the steps, and no networks of other sizes."""
+
+    @property
+    def task(self) -> TextModular:
+        """The task of the first seed.
+
+        Raises:
+            ValueError: as ``TextModular``; or a modulus below 5, of which there are no three circles.
+        """
+        if self.k < 7:
+            raise ValueError(f"expected a modulus k >= 7, got {self.k}; smaller ones have no three circles")
+        top = self.k // 2
+        circles = sorted({max(1, round(top * share)) for share in (0.02, 0.05, 0.11, 0.23, 0.48)})
+        return TextModular(k=self.k, max_operand=self.max_operand, seed=self.seed, frequencies=tuple(circles))
+
+    @property
+    def grid(self) -> TextGrid:
+        """The networks of other sizes."""
+        return TextGrid(
+            n_layers=(1, 2, 4), d_model=(32, 64, 128), steps=600, max_operand=self.max_operand,
+            seeds=self.seeds, seed=self.seed,
+        )  # fmt: skip
+
+
+def study(config: TextArithmeticStudy, out: str | Path, watch: Watch = silent) -> StudyReport:
+    """Train, take apart, and judge.
+
+    Args:
+        out: the run folder; each network's training is below it, and an interrupted study goes on from there.
+        watch: given a label, a context that yields a callback to follow a training with.
+
+    Returns:
+        The report, already saved in ``out``. Results in it are of the first seed; those of others are in
+        their own folders.
+
+    Raises:
+        KeyboardInterrupt: interrupted; the training's state is saved.
+        ValueError: options that cannot be, or ``out`` holds something else.
+    """
+    clock, task = Stopwatch(), config.task
+    tasks = [replace(task, seed=seed) for seed in seeds_of(config)]
+    run = Run.create(out, {"kind": "study", "study": "text-arithmetic", **asdict(config)})
+    take_apart = partial(Anatomy.of, n=3000) if config.fast else Anatomy.of
+    found = [
+        seed_findings(
+            each, KINDS, take_apart, run.path / f"seed_{each.seed}", watch,
+            share=lambda _: 0.25 if config.fast else 1.0, fast=config.fast,
+        )
+        for each in tasks
+    ]  # fmt: skip
+    scale = None if config.fast else grid(config.grid, run.path / "grid", watch=watch)
+    table = judge(found, scale)
+    results = {**found[0].results, **({} if scale is None else {scale.name: scale})}
+    report = StudyReport(
+        study="text-arithmetic",
+        title="Arithmetic as text: what does a probe find, and does it matter?",
+        summary=summary(found, table) + CUT * config.fast,
+        claims=table,
+        sections=sections_of(PLAN, results),
+        metrics={
+            "test_score": min(one.scores[RESIDUE] for one in found),
+            "sum_r2": min(one.scores[SUM] for one in found),
+            "steps": found[0].networks[RESIDUE].job.step,
+            "train_seconds": round(found[0].networks[RESIDUE].job.history.seconds, 2),
+        },
+        seconds=clock.seconds,
+    )
+    report.save(run)
+    return report
+
+
+def summary(found: Sequence[Anatomy], table: Sequence[Claim]) -> str:
+    """The finding in a few sentences."""
+    count, task = Counter(claim.verdict for claim in table), found[0].task
+    errors, right = [one.rmse for one in found], [one.scores[RESIDUE] for one in found]
+    return (
+        f"Numbers of 0 to {task.max_operand} as text. Sums are answered with errors of {min(errors):.2f} to "
+        f"{max(errors):.2f} (root mean square), residues mod {task.k} as classes {min(right):.4f} to "
+        f"{max(right):.4f} right, on held-out problems. {len(found)} seed{'s' * (len(found) > 1)}; of "
+        f"{len(table)} claims {count['holds']} hold, {count['fails']} fail and {count['untested']} are "
+        "untested."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,13 @@ def grid(
     workers: int = 1,
     cluster: str | None = None,
     told: Told = lambda name, done, of: None,
+    watch: Watch = silent,
 ) -> Result:
     """Do all runs that are not finished, and set them side by side.
+
+    Args:
+        workers, cluster, told: as ``sweep`` has them.
+        watch: to follow trainings with, where they are done one after another in this process.
 
     Returns:
         As ``scale``.
@@ -160,7 +166,9 @@ def grid(
         ValueError: a grid that cannot be.
         KeyboardInterrupt: interrupted; the same call goes on.
     """
-    runs = sweep(do, config.settings(), out, workers=workers, cluster=cluster, told=told)
+    alone = workers == 1 and cluster is None
+    one = partial(do, watch=watch) if alone else do
+    runs = sweep(one, config.settings(), out, workers=workers, cluster=cluster, told=told)
     return scale(config, {name: run.metrics for name, run in runs.items()})
 
 
@@ -170,8 +178,8 @@ def scale(config: TextGrid, metrics: Mapping[str, Mapping[str, float]]) -> Resul
     Returns:
         Dims ``n_layers``, ``d_model``, ``seed``, ``measure``. Trivial is the error of the mean, in units of
         the sum; the control that of the untrained networks. ``extra``: ``slopes`` (scale: layers, width;
-        seed), by how many factors of ten the error changes for each doubling; NaN along a side of one
-        value.
+        seed), by how many factors of ten the error changes for each doubling, NaN along a side of one
+        value; ``untrained slopes`` likewise.
     """
     seeds = list(range(config.seed, config.seed + config.seeds))
     coords: dict[str, Sequence[Any]] = {
@@ -183,7 +191,11 @@ def scale(config: TextGrid, metrics: Mapping[str, Mapping[str, float]]) -> Resul
     values = np.array([[metrics[name][m] for m in MEASURES] for name in cells]).reshape(shape)
     array = xr.DataArray(values, dims=list(coords), coords=coords)
     every = np.arange(config.max_operand + 1)
-    slopes = [slope(array.sel(seed=seed, measure="rmse")) for seed in seeds]
+    slopes, before = (
+        np.array([slope(array.sel(seed=seed, measure=error)) for seed in seeds]).T
+        for error in ("rmse", "untrained rmse")
+    )
+    along = {"scale": ["layers", "width"], "seed": seeds}
     return Result(
         name="scale_trends",
         values=array,
@@ -192,11 +204,8 @@ def scale(config: TextGrid, metrics: Mapping[str, Mapping[str, float]]) -> Resul
         control_kind="error of the untrained network",
         provenance={"split": "test", "n": config.n_test, "steps": config.steps, "n_heads": config.n_heads},
         extra={
-            "slopes": xr.DataArray(
-                np.array(slopes).T,
-                dims=("scale", "seed"),
-                coords={"scale": ["layers", "width"], "seed": seeds},
-            )
+            "slopes": xr.DataArray(slopes, dims=list(along), coords=along),
+            "untrained slopes": xr.DataArray(before, dims=list(along), coords=along),
         },
     )
 
@@ -211,3 +220,14 @@ def slope(errors: xr.DataArray) -> tuple[float, float]:
     logs = np.log10(errors.values.ravel())
     found[known] = np.linalg.lstsq(centred[:, known], logs - logs.mean(), rcond=None)[0]
     return float(found[0]), float(found[1])
+
+
+def headline(result: Result) -> dict[str, float]:
+    """The headline numbers of a grid: its least and largest error, and by how much it falls with scale."""
+    errors = result.values.sel(measure="rmse")
+    slopes = {
+        f"log10_rmse_per_doubling_of_{name}": float(result.extra["slopes"].sel(scale=name).mean())
+        for name in ("layers", "width")
+    }
+    known = {name: value for name, value in slopes.items() if np.isfinite(value)}
+    return {"least_rmse": float(errors.min()), "largest_rmse": float(errors.max()), **known}

@@ -16,7 +16,7 @@ def main(n_digits: int = 3, steps: int = 1000, n: int = 500) -> None:
     fit(model, task, replace(DIGIT_ADDITION["fast"], steps=int(steps)))
     gate = Gate.of(model.eval(), task)
     print(gate)
-    for prompt in task.prompts(["95+7=", "38+61="]):
+    for prompt in task.prompts(["95+7=", "38+61="])[0]:
         new = models.generate(model, prompt[None], task.n_target, end=task.end)[0]
         print(f"{task.text(prompt)} {task.text(new)}, so {task.value(new)}")
     batch, others = task.dataset("test")[slice(0, int(n))], task.dataset("val")

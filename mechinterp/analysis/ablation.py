@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechinterp.analysis.checks import check_inputs, check_model, chosen
+from mechinterp.analysis.checks import check_inputs, check_model, check_one_stack, chosen
 from mechinterp.analysis.effects import effects_result
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.patches import STREAMS, Patch, donor_names, extent, patches_of
@@ -138,6 +138,7 @@ def erase_directions(
     """
     if activation not in STREAMS:
         raise ValueError(f"expected an activation of the stream, one of {STREAMS}, got {activation!r}")
+    check_one_stack(model, "directions", "erase at a Site, with project_out")
     spans = {name: _span(name, direction, model.cfg.d_model) for name, direction in directions.items()}
     if not spans:
         raise ValueError("expected at least one direction to erase, got none")

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from mechinterp.analysis.checks import check_inputs, check_model
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.patches import hook_of
+from mechinterp.analysis.patches import hook_of, mask_of
 from mechinterp.analysis.sets import Component, check_components, components_of
 from mechinterp.analysis.setting import activations
-from mechinterp.analysis.statistics import benjamini_hochberg, bootstrap_means, permutation_p_value
+from mechinterp.analysis.statistics import bootstrap_means
 from mechinterp.result import Result
 
 Columns = tuple[Sequence[int], Sequence[int]]
@@ -50,15 +50,16 @@ def column_alignment(
         components: heads; all by default.
         offsets: columns that a key lies before its query; 0 is the same column.
         untrained: the network before training.
-        draws: of the null, in which each query asks for one of the columns that it can see, at random.
+        draws: of the null, in which each query of each example asks for one of the columns that it can see,
+            at random.
 
     Returns:
         Dims ``component``, ``offset``: attention to such keys, the mean over the queries that have one; NaN
-        where none has. Trivial is the mean of even attention. The control is the null's mean: what a head
-        gives that looks at digits, but at no column in particular. ``extra``: ``even``, ``low`` and ``high``
-        (95 %, bootstrap over examples), ``untrained``, and ``p_adjusted`` (Benjamini & Hochberg over
-        cells). The null has few draws that differ where columns are few. The interval is that of the
-        largest.
+        where none has. Trivial is the mean of even attention to all keys that may be seen. The control is
+        the null's mean: what a head gives that looks at digits, but at no column in particular. ``extra``:
+        ``even``, ``low`` and ``high`` (95 %, bootstrap over examples), and ``untrained``. Columns are few
+        and attention is much the same in all examples, so that no test of a head by itself has power:
+        read values beside ``even``, the null and the untrained network. The interval is that of the largest.
 
     Raises:
         ValueError: columns that are missing, do not fit or are nowhere related, components that are no heads
@@ -76,18 +77,15 @@ def column_alignment(
     before = None if untrained is None else _looks(untrained, inputs, chosen, columns, attention_mask)
     shape = (len(chosen), len(offsets))
     by_example = torch.full((len(inputs), *shape), torch.nan, dtype=torch.float64)
-    cells = {name: np.full(shape, np.nan) for name in ("null", "even", "p", "untrained")}
+    cells = {name: np.full(shape, np.nan) for name in ("null", "even", "untrained")}
     for cell in np.ndindex(*shape):
         look, offset = own[cell[0]], offsets[cell[1]]
-        where = look.asked(offset)
-        if not bool(where.any()):
+        if not bool(look.related(offset).any()):
             continue
         by_example[:, *cell] = look.share(offset)
-        null = look.null(where, draws, seed)
-        cells["null"][cell], cells["even"][cell] = null.mean(), look.even_share(offset)
-        cells["p"][cell] = permutation_p_value(by_example[:, *cell].mean().item() - 1e-9, null)
+        cells["null"][cell], cells["even"][cell] = look.null(offset, draws, seed), look.even_share(offset)
         if before is not None:
-            cells["untrained"][cell] = before[cell[0]].share(offset).mean()
+            cells["untrained"][cell] = before[cell[0]].share(offset).nanmean()
     if bool(by_example.isnan().all()):
         raise ValueError(
             f"expected a query that sees a key of a column {list(offsets)} before its own, got none; check "
@@ -112,31 +110,32 @@ class _Look:
     queries: Int[Tensor, " query"]
     names: Int[Tensor, " column"]
     given: Float[Tensor, "batch query column"]
-    even: Float[Tensor, "query column"]
+    even: Float[Tensor, "batch query column"]
 
-    def _related(self, offset: int) -> Bool[Tensor, "query column"]:
+    def related(self, offset: int) -> Bool[Tensor, "batch query column"]:
+        """Where a query can see keys of the column that it is asked for."""
         there = (self.queries[:, None] - offset == self.names) & (self.queries[:, None] >= 0)
         return there & (self.even > 0)
 
-    def asked(self, offset: int) -> Bool[Tensor, " query"]:
-        """The queries that can see a key of that column."""
-        return self._related(offset).any(1)
-
     def share(self, offset: int) -> Float[Tensor, " batch"]:
-        """Attention to the column, the mean over queries."""
-        return (self.given * self._related(offset)).sum(-1)[:, self.asked(offset)].mean(-1)
+        """Attention to that column, the mean over the queries that have one."""
+        return self._mean(self.given, offset)
 
     def even_share(self, offset: int) -> float:
         """The same of even attention."""
-        return (self.even * self._related(offset)).sum(-1)[self.asked(offset)].mean().item()
+        return self._mean(self.even, offset).nanmean().item()
 
-    def null(self, where: Bool[Tensor, " query"], draws: int, seed: int) -> np.ndarray:
-        """Attention to a column drawn anew for each query."""
+    def _mean(self, x: Float[Tensor, "batch query column"], offset: int) -> Float[Tensor, " batch"]:
+        there = self.related(offset)
+        return (x * there).sum((1, 2)) / there.any(2).sum(1)
+
+    def null(self, offset: int, draws: int, seed: int) -> float:
+        """Attention to a column drawn anew for each query, on average."""
+        where = self.related(offset).any(2)
         seen = (self.even[where] > 0).double()
-        drawn = torch.multinomial(
-            seen, draws, replacement=True, generator=torch.Generator().manual_seed(seed)
-        )
-        return self.given.mean(0)[where].gather(1, drawn).mean(0).numpy()
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.multinomial(seen, min(draws, 1000), replacement=True, generator=generator)
+        return self.given[where].gather(1, drawn).mean().item()
 
 
 def _looks(
@@ -159,9 +158,25 @@ def _looks(
             )
         names = keys[keys >= 0].unique()
         member = (keys[:, None] == names).double()
-        seen = (pattern > 0).any(0).double()
-        found.append(_Look(queries, names, pattern @ member, seen / seen.sum(-1, keepdim=True) @ member))
+        seen = _visible(model, one.stack, hook, pattern, mask)
+        even = (seen / seen.sum(-1, keepdim=True)).nan_to_num() @ member
+        found.append(_Look(queries, names, pattern @ member, even))
     return found
+
+
+def _visible(
+    model: Any, stack: str, hook: str, pattern: Float[Tensor, "batch query key"], mask: Tensor | None
+) -> Float[Tensor, "batch query key"]:
+    """1 where a query may look at a key: by causality and padding, whatever it does look at."""
+    seen = torch.ones_like(pattern)
+    causal = stack == "decoder" or (stack == "" and getattr(model.cfg, "attention_dir", "causal") == "causal")
+    if causal:
+        seen = seen.tril()
+    if mask is None:
+        return seen
+    keys = "cross_attn.hook_k" if stack == "cross" else hook
+    real = mask_of(model, keys, mask)
+    return seen * real.cpu().to(seen)[:, None, :]
 
 
 def _result(
@@ -172,19 +187,16 @@ def _result(
     trained_too: bool,
     provenance: Mapping[str, Any],
 ) -> Result:
-    values, (low, high) = by_example.mean(0), bootstrap_means(by_example.nan_to_num())
+    values, (low, high) = by_example.nanmean(0), bootstrap_means(by_example.nan_to_num())
     coords = {"component": [str(one) for one in chosen], "offset": [int(x) for x in offsets]}
     there = ~values.isnan().numpy()
-    adjusted = np.full(there.shape, np.nan)
-    adjusted[there] = benjamini_hochberg(cells["p"][there])
     row, column = map(int, np.unravel_index(int(values.nan_to_num(-1).argmax()), there.shape))
 
-    def array(x: Any, units: str = "share of attention") -> xr.DataArray:
+    def array(x: Any) -> xr.DataArray:
         shown = np.where(there, np.asarray(x), np.nan)
-        return xr.DataArray(shown, dims=list(coords), coords=coords, attrs={"units": units})
+        return xr.DataArray(shown, dims=list(coords), coords=coords, attrs={"units": "share of attention"})
 
     extra = {"even": array(cells["even"]), "low": array(low), "high": array(high)}
-    extra["p_adjusted"] = array(adjusted, "p-value, Benjamini-Hochberg")
     if trained_too:
         extra["untrained"] = array(cells["untrained"])
     return Result(

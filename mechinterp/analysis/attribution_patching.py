@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from mechinterp.analysis.checks import check_inputs, check_model, check_pair
+from mechinterp.analysis.checks import check_inputs, check_model, check_one_stack, check_pair
 from mechinterp.analysis.effects import derangement
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.readouts import Read, at_read, read_positions
@@ -64,6 +64,7 @@ def attribution_patching(
         ImportError: TransformerLens is older than 4.3.
     """
     check_model(model)
+    check_one_stack(model, "attribution", "give models.Decoder(model, source) and targets", decoder=True)
     check_inputs(clean)
     check_pair(clean, corrupted)
     if clean.ndim != 2 or clean.is_floating_point() or model.cfg.attn_only:

@@ -24,6 +24,22 @@ def check_model(model: Any) -> None:
         )
 
 
+def check_one_stack(model: Any, what: str, remedy: str, decoder: bool = False) -> None:
+    """Refuse a network of two stacks where an analysis knows of one.
+
+    Args:
+        decoder: let the decoder of one pass, whose sources are given.
+
+    Raises:
+        ValueError: an encoder-decoder, or the decoder of one.
+    """
+    if hasattr(model.cfg, "n_ctx_source") and not (decoder and not hasattr(model, "encoder")):
+        raise ValueError(
+            f"expected a network of one stack for {what}, got {type(model).__name__}, whose attention to the "
+            f"source it would leave out; {remedy}"
+        )
+
+
 def check_tokens(model: Any, inputs: Tensor) -> None:
     """Refuse vectors where the network takes token ids.
 

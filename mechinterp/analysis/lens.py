@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mechinterp.analysis.checks import check_inputs
+from mechinterp.analysis.checks import check_inputs, check_one_stack
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.readouts import Read, at_read, read_positions, require_outputs
 from mechinterp.analysis.statistics import bootstrap_means
@@ -56,6 +56,7 @@ def logit_lens(
         ImportError: TransformerLens is older than 4.3.
     """
     check_inputs(inputs, mask)
+    check_one_stack(model, "the lens", "give models.Decoder(model, source) and targets", decoder=True)
     if getattr(model.cfg, "readout", "tokens") == "values":
         raise ValueError("expected a network with logits, got real-valued outputs; these have no logit lens")
     require_outputs("targets", targets, len(inputs), int(model.W_U.shape[1]))

@@ -14,7 +14,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mechinterp.analysis.checks import check_inputs, check_model
+from mechinterp.analysis.checks import check_inputs, check_model, check_one_stack
 from mechinterp.analysis.folded import require_folded
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.readouts import at_read, read_positions, require_outputs
@@ -65,6 +65,7 @@ def direct_logit_attribution(
     """
     require_folded(model, "direct logit attribution")
     check_model(model)
+    check_one_stack(model, "direct attribution", "ablate its components, with component_ablation")
     check_inputs(inputs, mask)
     n = len(inputs)
     for name, x in (("right", right), ("wrong", wrong)):

@@ -100,6 +100,15 @@ def extent(model: Any, inputs: Tensor, stack: str = "") -> tuple[int, int]:
     return cfg.n_layers, inputs.shape[1] - cfg.n_ctx_source
 
 
+def mask_of(model: Any, name: str, mask: Tensor | None) -> Tensor | None:
+    """What is real at the positions of a hook point's activations, of a mask of the inputs."""
+    n_source = getattr(model.cfg, "n_ctx_source", None)
+    if mask is None or n_source is None:
+        return mask
+    of_source = name.startswith("encoder.") or name.endswith(("cross_attn.hook_k", "cross_attn.hook_v"))
+    return mask[:, :n_source] if of_source else mask[:, n_source:]
+
+
 def donor_names(model: Any, activation: str, layers: Sequence[int], stack: str = "") -> list[str]:
     """The hook names that a donor's run must keep: the activation's, and for reruns the same rotated."""
     names = [hook_of(activation, layer, stack) for layer in layers]

@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechinterp.analysis.checks import check_direction, check_inputs, check_model, check_pair, check_tokens
+from mechinterp.analysis.checks import (
+    check_direction,
+    check_inputs,
+    check_model,
+    check_one_stack,
+    check_pair,
+    check_tokens,
+)
 from mechinterp.analysis.effects import derangement, effects_result
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.patches import hook_of
@@ -61,6 +68,7 @@ def path_patching(
     check_pair(clean, corrupted)
     check_inputs(clean, attention_mask)
     check_model(model)
+    check_one_stack(model, "paths", "patch its components instead, with component_patching")
     check_tokens(model, clean)
     check_direction(direction)
     base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)

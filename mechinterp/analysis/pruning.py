@@ -59,7 +59,8 @@ def prune(
         Dim ``removed``, from 0 to all: the metric on the half of the examples that did not choose the
         order. The control is the mean over random orders; ``interval`` is that of the metric when half of the
         components are gone. In ``extra``: ``order`` (names), ``low`` and ``high`` (95 %, bootstrap over
-        examples), ``random_low`` and ``random_high`` (the least and most of the random orders).
+        examples), ``random`` (draw, removed), and ``random_low`` and ``random_high``, the least and most of
+        them.
 
     Raises:
         ValueError: as ``ablation``; fewer than four examples, which are halved; an incomplete order.
@@ -175,6 +176,7 @@ def _result(
             "order": xr.DataArray([str(one) for one in sequence], dims=["step"]),
             "low": array(low.numpy()),
             "high": array(high.numpy()),
+            "random": xr.DataArray(mean[1:], dims=["draw", "removed"], coords={"removed": steps}),
             "random_low": array(mean[1:].min(0)),
             "random_high": array(mean[1:].max(0)),
         },

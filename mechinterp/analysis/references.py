@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mechinterp.analysis.patches import mask_of
 from mechinterp.analysis.setting import activations
 
 REFERENCES = ("zero", "mean", "resample")
@@ -56,11 +57,13 @@ def references(
         return {name: cache[name][donors] for name in names}
     if mask is None:
         return {name: cache[name].mean(0, keepdim=True) for name in names}
+    return {name: _real_mean(cache[name], mask_of(model, name, mask)) for name in names}
+
+
+def _real_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Over real tokens, position by position."""
     weight = mask.double() / mask.double().sum(0).clamp(min=1)
-    return {
-        name: torch.einsum("bp,bp...->p...", weight.to(cache[name].dtype), cache[name])[None]
-        for name in names
-    }
+    return torch.einsum("bp,bp...->p...", weight.to(x.dtype), x)[None]
 
 
 def check_reference(kind: str, inputs: Tensor, held_out: Tensor | None) -> None:

@@ -114,7 +114,9 @@ class Setting:
             signs = torch.randint(2, stream.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
             return stream * (1 + torch.finfo(stream.dtype).eps * signs.to(stream))
 
-        outputs = self.outputs(edits=[Edit(Site("blocks.*.hook_resid_p*"), jitter, "rounding")])
+        stacks = ("blocks.*", "encoder.blocks.*") if hasattr(self.model, "encoder") else ("blocks.*",)
+        edits = [Edit(Site(f"{stack}.hook_resid_p*"), jitter, "rounding") for stack in stacks]
+        outputs = self.outputs(edits=edits)
         return ROUNDINGS * (self.measure(outputs, "the jittered run") - before).abs().max().item()
 
     @property

@@ -66,13 +66,16 @@ def loss_map(result: Result) -> go.Figure:
 
 
 def column_map(result: Result) -> go.Figure:
-    """Right digits lost without each head, by column and by class of column."""
-    names, parts = ([str(x) for x in result.values[axis].values] for axis in ("component", "part"))
-    lost = result.values.values - result.extra["intact"].values
-    limit = max(float(np.abs(lost).max()), 1e-9)
+    """Right digits lost to mean ablation of each head, by column and class of column."""
+    lost = (result.values.sel(reference="mean") - result.extra["intact"]).stack(part=("column", "class"))
+    there = result.extra["count"].stack(part=("column", "class")).values > 0
+    names = [str(x) for x in lost.component.values]
+    parts = [f"{column}<br>{kind}" for column, kind in lost.part.values[there]]
+    z = lost.values[:, there]
+    limit = max(float(np.nanmax(np.abs(z))), 1e-9)
     return _heads_map(
-        names, parts, lost, [[_signed(v) for v in row] for row in lost],
-        "Right digits without each head (mean ablation)", "column of the sum, and what a column needs",
+        names, parts, z, [[_signed(v) for v in row] for row in z],
+        "Right digits without each head (mean ablation)", "column of the sum, and what it needs there",
         "change of the<br>share of right<br>digits", scale=DIVERGING[:-2], ends=(-limit, limit),
     )  # fmt: skip
 
@@ -95,21 +98,23 @@ def alignment_map(result: Result) -> go.Figure:
 
 
 def brought_bars(result: Result) -> go.Figure:
-    """The share of a difference that each head brings from the other problem."""
+    """The share of a difference that each head brings from the other problem: the mean, and each column."""
     names = [str(x) for x in result.values.component.values]
-    gap = float(result.extra["donor"].mean()) - result.trivial
-    other = (result.control.values - result.trivial) / gap
     figure = go.Figure()
-    figure.add_bar(
-        x=names, y=result.extra["recovered"].values, name="from its twin", marker={"color": BLUE},
-    )  # fmt: skip
-    figure.add_bar(x=names, y=other, name=result.control_kind, marker={"color": GREY})
+    for values, label, colour in ((result.values, "from its twin", BLUE), (result.control, "control", GREY)):
+        label = label if values is result.values else result.control_kind
+        figure.add_bar(x=names, y=values.mean("column").values, name=label, marker={"color": colour})
+    for symbol, column in zip(("circle-open", "diamond-open", "square-open", "x-open"), result.values.column):
+        figure.add_scatter(
+            x=names, y=result.values.sel(column=column).values, name=f"from its twin, column {int(column)}",
+            mode="markers", marker={"color": "#444", "symbol": symbol, "size": 6},
+        )  # fmt: skip
     figure.update_layout(barmode="group")
     figure.update_xaxes(title="head", tickangle=-60, type="category")
     figure.update_yaxes(title="share of the difference brought")
     what = "a carry" if result.name == "carry_heads" else "its own digits"
-    styled(figure, f"Problems that differ in one column by {what}: what each head brings", height=460)
-    return figure.update_layout(margin={"b": 150}, legend={"y": -0.55})
+    title = f"Sums that differ in one column by {what}: what each head brings"
+    return styled(figure, title, height=480).update_layout(margin={"b": 160}, legend={"y": -0.55})
 
 
 def head_dots(result: Result) -> go.Figure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,6 +11,9 @@ from torch import Tensor
 from mechinterp.models.encoder_decoder import HookedEncoderDecoder
 from mechinterp.models.hooked import Hooked
 from mechinterp.models.weights import WeightViews
+
+GIVEN = ("source_tokens", "source_mask", "encoded")
+"""Buffers: the packed sources, what is real in them, and what the encoder made of them."""
 
 
 class Decoder(WeightViews, Hooked):
@@ -34,7 +37,7 @@ class Decoder(WeightViews, Hooked):
         self,
         whole: HookedEncoderDecoder,
         source: Int[Tensor, "batch source"],
-        attention_mask: Bool[Tensor, "batch source"] | None = None,
+        attention_mask: Bool[Tensor, "batch source"] | Int[Tensor, "batch source"] | None = None,
     ) -> None:
         super().__init__()
         self.cfg, self.tokenizer = whole.cfg, None
@@ -44,8 +47,9 @@ class Decoder(WeightViews, Hooked):
         self._whole = (whole,)  # in a tuple: its encoder is no part of this network
         filled, real = whole.pack(source, source.new_zeros(len(source), 0))
         if attention_mask is not None:
-            real[:, : source.shape[1]] &= attention_mask
-        self._given = filled, real, whole.encoder(filled, real)
+            real[:, : source.shape[1]] &= attention_mask.bool()
+        for name, given in zip(GIVEN, (filled, real, whole.encoder(filled, real))):
+            self.register_buffer(name, given, persistent=False)
         self.setup()
         self._parts = tuple(self.modules())
         self.training = whole.training
@@ -53,19 +57,28 @@ class Decoder(WeightViews, Hooked):
     def forward(
         self,
         input: Int[Tensor, "batch target"],
-        return_type: Literal["logits"] | None = "logits",
-        **_: Any,
+        return_type: str | None = "logits",
+        *,
+        prepend_bos: bool | None = None,
+        **refused: Any,
     ) -> Float[Tensor, "batch target d_vocab_out"] | None:
         """Outputs at every position of the target.
 
+        Args:
+            prepend_bos: what TransformerLens's tools say of texts; targets are tokens already.
+
         Raises:
-            ValueError: another number of targets than of sources, or of a multiple of it.
+            ValueError: another number of targets than of sources, or of a multiple of it; another return
+                type, or an option that only a network of one stack has.
         """
-        times, rest = divmod(len(input), len(self._given[0]))
+        given = [getattr(self, name) for name in GIVEN]
+        times, rest = divmod(len(input), len(given[0]))
         if rest or not times:
             raise ValueError(
-                f"expected targets for {len(self._given[0])} sources, or a multiple of that, got {len(input)}"
+                f"expected targets for {len(given[0])} sources, or a multiple of that, got {len(input)}"
             )
-        source, real, encoded = (x.repeat(times, *[1] * (x.ndim - 1)) for x in self._given)
+        if unknown := sorted(name for name, value in refused.items() if value is not None):
+            raise ValueError(f"expected targets alone, got {unknown} too; ask the whole network, or a Site")
+        source, real, encoded = (x.repeat(times, *[1] * (x.ndim - 1)) for x in given)
         packed, mask = torch.cat((source, input), 1), torch.cat((real, torch.ones_like(input).bool()), 1)
         return self._whole[0](packed, return_type, attention_mask=mask, encoded=encoded)

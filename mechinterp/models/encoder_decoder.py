@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
+from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -67,10 +66,24 @@ class DecoderBlock(Block):
         v = k if v_in is k_in else self.ln1(v_in)
         q = k if q_in is k_in else self.ln1(q_in)
         resid = self.hook_resid_mid(resid_pre + self.hook_attn_out(self.dropout(self.attn(q, k, v, view))))
-        crossed = self.cross_attn(self.ln_cross(resid), source, source, across)
+        asking, keys, values = self._cross_inputs(resid, source)
+        crossed = self.cross_attn(self.ln_cross(asking), keys, values, across)
         return self.add_mlp(
             self.hook_resid_mid_cross(resid + self.hook_cross_attn_out(self.dropout(crossed)))
         )
+
+    def _cross_inputs(self, resid: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The stream that queries read, and what keys and values do; a copy a head where the config says."""
+        attn, copies = self.cross_attn, "b p d -> b p head d"
+        if not (self.cfg.use_split_qkv_input or self.cfg.use_attn_in):
+            return resid, source, source
+        asking, given = (repeat(x, copies, head=self.cfg.n_heads) for x in (resid, source))
+        if self.cfg.use_attn_in:
+            asking = attn.hook_attn_in(asking.clone())
+        if not self.cfg.use_split_qkv_input:
+            return asking, given, given
+        keys, values = attn.hook_k_input(given.clone()), attn.hook_v_input(given.clone())
+        return attn.hook_q_input(asking.clone()), keys, values
 
 
 class HookedEncoderDecoder(WeightViews, Hooked):
@@ -110,11 +123,11 @@ class HookedEncoderDecoder(WeightViews, Hooked):
     def forward(
         self,
         input: Int[Tensor, "batch packed"],
-        return_type: Literal["logits"] | None = "logits",
+        return_type: str | None = "logits",
         *,
         read: Read | None = None,
         attention_mask: Bool[Tensor, "_ _"] | Int[Tensor, "_ _"] | None = None,
-        encoded: Float[Tensor, "batch source d_model"] | None = None,
+        encoded: Float[Tensor, "_ _ _"] | None = None,
     ) -> Float[Tensor, "batch read d_vocab_out"] | None:
         """What the decoder answers, teacher-forced: each target position sees those before it.
 
@@ -126,9 +139,17 @@ class HookedEncoderDecoder(WeightViews, Hooked):
             encoded: what the encoder made of the source, if it is known: the encoder is not run.
 
         Raises:
-            ValueError, TypeError: input that this network cannot take.
+            ValueError, TypeError: input that this network cannot take, or another return type.
         """
         self.check(input, attention_mask)
+        if return_type not in ("logits", None):
+            raise ValueError(
+                f"expected return_type 'logits' or None, got {return_type!r}; work out losses from the logits"
+            )
+        if encoded is not None and len(encoded) != len(input):
+            raise ValueError(
+                f"expected what the encoder made of each of {len(input)} sources, got {len(encoded)}"
+            )
         n_source = self.cfg.n_ctx_source
         target = input[:, n_source:]
         wanted = None if read is None else self._wanted(read, input, target)

@@ -17,7 +17,7 @@ from mechinterp.models.config import TransformerConfig
 from mechinterp.models.transformer import HookedTransformer
 
 
-def fold_ln(model: HookedTransformer) -> HookedTransformer:
+def fold_ln(model: Any) -> HookedTransformer:
     """A new network that computes the same, with ``LNPre`` or ``RMSPre`` for ``LN`` or ``RMS``.
 
     Scales and shifts go into ``W_Q``, ``W_K``, ``W_V``, ``W_in``, ``W_U`` and their biases. Every
@@ -32,6 +32,11 @@ def fold_ln(model: HookedTransformer) -> HookedTransformer:
         ValueError: the network has no scale and shift to fold.
     """
     cfg = model.cfg
+    if not isinstance(model, HookedTransformer):
+        raise ValueError(
+            f"expected a network of one stack, got {type(model).__name__}; its cross-attention has a "
+            "normalisation of its own, which is not folded"
+        )
     if cfg.normalization_type not in ("LN", "RMS"):
         raise ValueError(
             f"expected a network with normalization_type 'LN' or 'RMS', got "

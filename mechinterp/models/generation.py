@@ -25,7 +25,7 @@ def generate(
     *,
     end: int | None = None,
     attention_mask: Bool[Tensor, "batch prompt"] | None = None,
-    encoded: Float[Tensor, "batch source d_model"] | None = None,
+    encoded: Float[Tensor, "_ _ _"] | None = None,
     cached: bool = True,
 ) -> Int[Tensor, "batch new"]:
     """Write on, one likeliest token after the other.
@@ -46,9 +46,10 @@ def generate(
 
     Raises:
         ValueError: dropout at work, no tokens to write, more than the network has positions for, outputs
-            that are no tokens, an ``end`` that is not in the vocabulary, or a prompt that it cannot take.
+            that are no tokens, an ``end`` that is not in the vocabulary, a prompt that it cannot take, or
+            ``encoded`` where hooks in the encoder would not be heard.
     """
-    _check(model, prompt, n_new, end, attention_mask)
+    _check(model, prompt, n_new, end, attention_mask, encoded)
     if isinstance(model, HookedEncoderDecoder) and encoded is None and not model.encoder_hooked:
         n_source = model.cfg.n_ctx_source
         mask = None if attention_mask is None else attention_mask[:, :n_source].bool()
@@ -146,7 +147,14 @@ class _Cached:
         self.feed(token[:, None])
 
 
-def _check(model: Generator, prompt: Tensor, n_new: int, end: int | None, mask: Tensor | None) -> None:
+def _check(
+    model: Generator,
+    prompt: Tensor,
+    n_new: int,
+    end: int | None,
+    mask: Tensor | None,
+    encoded: Tensor | None,
+) -> None:
     cfg = model.cfg
     if model.training and cfg.dropout > 0:
         raise ValueError("expected a network in evaluation mode, got one with dropout; call model.eval()")
@@ -171,3 +179,10 @@ def _check(model: Generator, prompt: Tensor, n_new: int, end: int | None, mask: 
             "for each token"
         )
     model.check(prompt, mask)
+    if encoded is None:
+        return
+    if not isinstance(model, HookedEncoderDecoder) or model.encoder_hooked or len(encoded) != len(prompt):
+        raise ValueError(
+            f"expected what an encoder without hooks made of each of {len(prompt)} sources, got "
+            f"{len(encoded)} and {type(model).__name__}; leave encoded out, and the encoder is run"
+        )

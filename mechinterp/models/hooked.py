@@ -10,6 +10,18 @@ from mechinterp.hooks import ActivationCache, HookedRootModule, is_hooked
 from mechinterp.models.config import TransformerConfig
 
 
+class TwoStackCache(ActivationCache):
+    """A cache of a network with cross-attention, which TransformerLens's sums over components do not know."""
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise ValueError(
+            "expected the cache of a network of one stack, got one with attention to a source, which this "
+            "sum would leave out; take hook_cross_attn_out beside hook_attn_out and hook_mlp_out"
+        )
+
+    decompose_resid = stack_head_results = get_full_resid_decomposition = _refuse
+
+
 class Hooked(HookedRootModule):
     """A network with hook points; a subclass builds its modules and then calls ``finish``."""
 
@@ -38,7 +50,8 @@ class Hooked(HookedRootModule):
         output, cache = super().run_with_cache(*inputs, **kwargs)
         if not return_cache_object:
             return output, cache
-        return output, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
+        kind = TwoStackCache if hasattr(self.cfg, "n_ctx_source") else ActivationCache
+        return output, kind(cache, self, has_batch_dim=not remove_batch_dim)
 
     @property
     def hooked(self) -> bool:

@@ -134,7 +134,7 @@ def claim_over_seeds(
         theory=middle("theory"),
         control=middle("control"),
         control_kind=control_kind,
-        interval=interval and (max(within[0], interval[0]), min(within[1], interval[1])),
+        interval=interval and tuple(float(np.clip(end, *within)) for end in interval),
         interval_over=f"the mean over {len(values)} of {len(found)} seeds",
         verdict=verdict(all(each["holds"] for each in numbers), bool(numbers)),
         source=source,

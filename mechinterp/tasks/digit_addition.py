@@ -33,7 +33,8 @@ class DigitAddition(Task):
     base - 1 are the digits, then ``+``, ``=``, the end and the padding.
 
     Training draws problems anew at every step. Which problems are held out is decided by a hash of the
-    problem and the seed, so that none is ever trained on.
+    problem and the seed, so that none is ever trained on; a problem with its numbers swapped is another one,
+    and ``apart`` says of which that is held out too.
 
     Variables of a batch, column by column from the least significant: ``digit_sum``, ``carry_out`` and
     ``sum_is_9`` (base - 1, [batch, n]), ``carry_in``, ``cascade`` (over how many columns the carry that
@@ -181,7 +182,7 @@ class DigitAddition(Task):
             n: how many, at most, where they are drawn.
 
         Raises:
-            ValueError: a length that there is not.
+            ValueError: a length that there is not, or no such problem.
         """
         if not 0 <= length <= self.n_digits:
             raise ValueError(f"expected a cascade of 0 to {self.n_digits} columns, got {length}; change it")
@@ -190,7 +191,16 @@ class DigitAddition(Task):
         kept = columns_of(*some.unbind(1), self.n_digits, self.base)["longest"] == length
         if held_out:
             kept &= ~self._problems.trains(some)
+        if not bool(kept.any()):
+            raise ValueError(
+                f"expected problems{' held out' * held_out} whose carry runs over {length} columns, got none "
+                f"for seed {self.seed}; raise n_digits or held_out, or take another seed"
+            )
         return self.batch(*(some[kept] if every else some[kept][:n]).unbind(1))
+
+    def apart(self, batch: Batch) -> Bool[Tensor, " n"]:
+        """Of which held-out problems neither order of the numbers was ever trained on."""
+        return ~self._problems.trains(torch.stack((batch.variables["b"], batch.variables["a"]), 1))
 
     def pairs(self, kind: str, column: int, n: int = 500) -> tuple[Batch, Batch]:
         """Pairs of problems whose sums differ by one in one column, by a carry into it or by its own digits.
@@ -258,8 +268,13 @@ class DigitAddition(Task):
         tokens[:, n + 1 : 2 * n + 1], tokens[:, -1] = digits_of(b, n, self.base).flip(1), self.equals
         return tokens, None if self.wide == n else tokens != self.padding
 
-    def prompts(self, texts: Sequence[str]) -> Int[Tensor, "n prompt"]:
-        """Problems such as ``"123+456="`` as tokens, to be written on after ``=``; no text has a sum yet.
+    def prompts(
+        self, texts: Sequence[str]
+    ) -> tuple[Int[Tensor, "n prompt"], Bool[Tensor, "n prompt"] | None]:
+        """Problems such as ``"123+456="``, to be written on after ``=``; no text has a sum yet.
+
+        Returns:
+            Their tokens, and where they are real if not everywhere.
 
         Raises:
             ValueError: no problems, or one that is not two numbers of at most n digits of the base.
@@ -268,7 +283,7 @@ class DigitAddition(Task):
         if not pairs:
             raise ValueError('expected problems such as "123+456=", got none; give at least one')
         a, b = torch.tensor(pairs).T
-        return self._prompt(a, b)[0]
+        return self._prompt(a, b)
 
     def _parsed(self, text: str) -> tuple[int, int]:
         wanted = f"two numbers of 1 to {self.n_digits} digits of {DIGITS[: self.base]}, as in '12+34='"

@@ -55,9 +55,9 @@ def pairs_of_digits(
     """Pairs of problems whose sums differ by one in one column and nowhere else.
 
     Args:
-        kind: ``"carry"``: the digits of that column are the same, and those of the column before sum to s and
-            to s - base, so that it writes the same digit with a carry and without. ``"digit"``: one of
-            its own digits is one more, with no carry.
+        kind: ``"carry"``: the digits of that column are the same, and those of the column before, which
+            differ, sum to s and to s - base, so that it writes the same digit with a carry and without.
+            ``"digit"``: one of its own digits is one more, with no carry.
         column: at least 1.
 
     Returns:

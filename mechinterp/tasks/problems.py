@@ -26,11 +26,13 @@ class Problems:
 
     Args:
         held_out: share of all pairs that are tested on, half of it, or validated on.
+        unordered: whether a pair and the same two numbers swapped are in the same split.
     """
 
     most: int
     held_out: float
     seed: int
+    unordered: bool = False
 
     def __len__(self) -> int:
         return self.most**2
@@ -47,7 +49,8 @@ class Problems:
 
     def share(self, pairs: Pairs) -> Float[Tensor, " _"]:
         """Where each pair lies in the split, from 0 to 1: test, then val, then train."""
-        return hashed(pairs[:, 0] * self.most + pairs[:, 1], self.seed)
+        first, second = (pairs.amin(1), pairs.amax(1)) if self.unordered else pairs.unbind(1)
+        return hashed(first * self.most + second, self.seed)
 
     def trains(self, pairs: Pairs) -> Bool[Tensor, " _"]:
         """Which pairs may be trained on."""

@@ -57,7 +57,8 @@ class TextArithmetic(Task):
     """So many fixed problems to train on, instead of all that are not held out."""
 
     held_out: float = 0.1
-    """Share of all problems that are tested on, half of it, or validated on."""
+    """Share of all problems that are tested on, half of it, or validated on; a problem and the same with its
+    numbers swapped are in the same split."""
 
     n_test: int = 10_000
     """Problems of the test split; of val a fifth."""
@@ -167,7 +168,7 @@ class TextArithmetic(Task):
 
     @cached_property
     def _problems(self) -> Problems:
-        return Problems(most=self.max_operand + 1, held_out=self.held_out, seed=self.seed)
+        return Problems(most=self.max_operand + 1, held_out=self.held_out, seed=self.seed, unordered=True)
 
     @cached_property
     def _given(self) -> Int[Tensor, "n 2"] | None:

@@ -4,14 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from mechinterp import constructions
-from mechinterp.analysis.ablation import ablation
+from mechinterp import constructions, models
+from mechinterp.analysis.ablation import ablation, erase_directions
 from mechinterp.analysis.attention import attention_distance, attention_entropy, attention_patterns
+from mechinterp.analysis.attribution_patching import attribution_patching
+from mechinterp.analysis.components import component_ablation
+from mechinterp.analysis.lens import logit_lens
 from mechinterp.analysis.patching import activation_patching
+from mechinterp.analysis.path_patching import path_patching
 from mechinterp.analysis.probes import probe
+from mechinterp.analysis.references import references
 from mechinterp.analysis.sets import components_of
 from mechinterp.hooks import Site, patch, run, run_with_cache, zero
 from mechinterp.models import EncoderDecoderConfig, HookedEncoderDecoder
+from mechinterp.models.folding import fold_ln
 from mechinterp.tasks import DigitAddition
 
 SIZES = {
@@ -108,3 +114,35 @@ def test_all_components_have_hooks():
     for one in components_of(model, mlps=True):
         assert one.hook in model.hook_dict
     assert len(components_of(model)) == 4 * (3 + 2 + 2)
+
+
+def test_means_are_over_what_is_real_in_the_stack():
+    task = DigitAddition(n_digits=1, room=2, n_test=10, held_out=0.5)
+    model = models.digit_addition(task, d_model=8, n_heads=2, d_mlp=8, n_layers=1, n_encoder_layers=1).eval()
+    batch, others = task.sample(12, torch.Generator().manual_seed(0)), task.dataset("val")
+    names = ["encoder.blocks.0.attn.hook_z", "blocks.0.attn.hook_z", "blocks.0.cross_attn.hook_z"]
+    names.append("blocks.0.cross_attn.hook_k")
+    found = references(model, names, "mean", batch.inputs, others.inputs, held_out_mask=others.mask)
+    _, cache = run_with_cache(model, others.inputs, names=names, attention_mask=others.mask)
+    for name in names:
+        real = others.mask[0, : task.n_source] if cache[name].shape[1] == task.n_source else slice(None)
+        torch.testing.assert_close(found[name][:, real], cache[name].mean(0, keepdim=True)[:, real])
+    effect = component_ablation(
+        model, batch.inputs, batch.targets, held_out=others.inputs, read=batch.read,
+        attention_mask=batch.mask, held_out_mask=others.mask,
+    )  # fmt: skip
+    assert bool(effect.without.loss.isfinite().all())
+
+
+def test_what_knows_of_one_stack_only_refuses_two():
+    model, inputs = network(), tokens(0)
+    ones = torch.ones(len(inputs), 1, dtype=torch.long)
+    for asked in (
+        lambda: path_patching(model, inputs, tokens(1), preference),
+        lambda: erase_directions(model, inputs, preference, {"x": torch.randn(model.cfg.d_model)}),
+        lambda: attribution_patching(model, inputs, tokens(1), preference),
+        lambda: logit_lens(model, inputs, ones, read=(-1,)),
+        lambda: fold_ln(model),
+    ):
+        with pytest.raises(ValueError, match="of one stack"):
+            asked()

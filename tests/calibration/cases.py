@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import addition_trials as addition
-import alignment_trials as alignment
 import automaton_trials as automata
 import in_context_trials as in_context
 import reading_trials as reading
@@ -18,7 +17,7 @@ PAIRS, DIRECTIONS, MATCH = "pairwise_ablation", "erase_directions", "match_score
 SCORES, RIDGE, FOURIER = "attention_scores", "ridge probe", "Fourier probe"
 ERASURE, CKA, TURNED = "erasure_effect", "similarity, CKA", "similarity, Procrustes"
 TRANSITIONS, SWAP = "compare_transitions", "state_swap"
-STEP, SIMILARITY, ALIGNMENT = "effective_step", "attention_similarity", "column_alignment"
+STEP, SIMILARITY = "effective_step", "attention_similarity"
 SPECTRUM, LOGITS, NEURONS = "spectrum", "key_frequencies", "clusters_by_frequency"
 
 
@@ -66,7 +65,6 @@ NULLS = {
     ),
     "swap_random": _null(SWAP, "what follows drawn at random", automata.swap),
     "step_random": _null(STEP, "random weights", in_context.step),
-    "alignment_random": _null(ALIGNMENT, "columns drawn at random", alignment.random_columns),
     "similarity_of_y": _null(SIMILARITY, "heads that look by y", in_context.similarity),
 }
 OPEN = {

@@ -122,6 +122,20 @@ def test_alignment_finds_which_column_each_head_reads():
         column_alignment(model, batch.inputs, {"cross": columns["cross"]})
 
 
+def test_chance_does_not_depend_on_what_heads_do_look_at():
+    task = TASKS["room"]
+    model = constructions.digit_addition(task).eval()
+    with torch.no_grad():
+        model.blocks[0].cross_attn.W_Q *= 5  # so sharp that all other attention rounds to 0
+    place, batch = task.column_of, task.dataset("test")[slice(0, 20)]
+    columns = {"cross": (place["answer"], place["source"])}
+    heads = [Component.named(name) for name in READING]
+    for mask, tokens in ((batch.mask, 5), (None, 9)):
+        found = column_alignment(model, batch.inputs, columns, heads, attention_mask=mask)
+        np.testing.assert_allclose(found.values.sel(offset=0).values[:2], 1.0, atol=1e-4)
+        np.testing.assert_allclose(found.extra["even"].values, 2 / tokens)
+
+
 def test_names_of_heads_are_read_as_they_are_written():
     _, model = built()
     for one in components_of(model, mlps=True):

@@ -233,3 +233,49 @@ def test_what_it_cannot_take_is_refused(name):
     call, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         call(network())
+
+
+@pytest.mark.parametrize("flag", ["use_split_qkv_input", "use_attn_in"])
+def test_inputs_of_cross_attention_are_hooked_where_the_config_says(flag):
+    model = network(**{flag: True})
+    whole, inputs = network(), tokens()
+    torch.testing.assert_close(model(inputs), whole(inputs))
+    hooks = ["q_input", "k_input", "v_input"] if flag == "use_split_qkv_input" else ["attn_in"]
+    for hook in hooks:
+        site = Site.at(f"blocks.0.cross_attn.hook_{hook}", head=0)
+        assert not torch.allclose(run(model, inputs, edits=[zero(site)]), whole(inputs))
+
+
+def test_a_decoder_refuses_what_it_would_leave_out():
+    model = network()
+    inputs, n_source = tokens(), model.cfg.n_ctx_source
+    decoder = Decoder(model, inputs[:, :n_source], attention_mask=torch.ones(4, n_source).long())
+    for options in ({"stop_at_layer": 1}, {"attention_mask": torch.ones(4, 3)}, {"read": (-1,)}):
+        with pytest.raises(ValueError, match="targets alone"):
+            decoder(inputs[:, n_source:], **options)
+    for asked in (model, decoder):
+        with pytest.raises(ValueError, match="return_type"):
+            asked(inputs if asked is model else inputs[:, n_source:], return_type="loss")
+    assert decoder.double()(inputs[:, n_source:]).dtype == torch.float64
+
+
+def test_sums_over_components_that_leave_attention_to_the_source_out_are_refused():
+    model, inputs = network(), tokens()
+    _, cache = model.run_with_cache(inputs)
+    with pytest.raises(ValueError, match="attention to a source"):
+        cache.decompose_resid()
+    torch.testing.assert_close(cache.accumulated_resid(-1)[-1], cache["blocks.1.hook_resid_post"])
+
+
+def test_what_the_encoder_made_must_fit_and_its_hooks_be_heard():
+    model, inputs = network(), tokens()
+    n_source = model.cfg.n_ctx_source
+    encoded, prompt = model.encoder(inputs[:, :n_source], None), inputs[:, : n_source + 1]
+    assert torch.equal(generate(model, prompt, 2, encoded=encoded), generate(model, prompt, 2))
+    with pytest.raises(ValueError, match="each of 4 sources"):
+        generate(model, prompt, 2, encoded=encoded[:1])
+    with pytest.raises(ValueError, match="each of 4 sources"):
+        model(inputs, encoded=encoded[:1])
+    hook = ("encoder.hook_out", lambda x, hook: x * 0)
+    with model.hooks(fwd_hooks=[hook]), pytest.raises(ValueError, match="without hooks"):
+        generate(model, prompt, 2, encoded=encoded)

@@ -10,7 +10,7 @@ from mechinterp import cli, constructions
 from mechinterp.analysis.gates import Gate
 from mechinterp.analysis.sets import Component
 from mechinterp.runs import Run
-from mechinterp.studies.digit_addition import networks
+from mechinterp.studies.digit_addition import DigitAdditionStudy, networks
 from mechinterp.studies.digit_addition.anatomy import Anatomy
 from mechinterp.studies.digit_addition.claims import judge
 from mechinterp.studies.digit_addition.heads import generated, prunable
@@ -94,6 +94,44 @@ def test_of_a_planted_network_the_claims_say_what_was_planted():
     assert claims["single_head_redundancy_misleads"].value == 0
     assert claims["long_cascades_are_hard"].verdict == "untested"  # that network learned nothing
     assert claims["generalises_to_more_digits"].verdict == "untested"
+
+
+@pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")
+def test_nothing_is_told_of_networks_that_did_not_learn():
+    model = constructions.digit_addition(TASK).eval()
+    learned, not_learned = (
+        Anatomy.of({name: planted(name, one if name == REVERSED else None) for name in networks.KINDS}, n=40)
+        for one in (model, None)
+    )
+    quoting = ("few_critical_heads", "single_head_redundancy_misleads", "carry_has_its_own_heads")
+    both, alone, none = (
+        {claim.id: claim.statement for claim in judge(found)}
+        for found in ([not_learned, learned], [learned], [not_learned])
+    )
+    for name in quoting:
+        assert both[name] == f"{alone[name]} (1 of 2 networks could be asked)"
+    for name in (*quoting, "long_cascades_are_hard", "generalises_to_more_digits", "order_of_digits_matters"):
+        assert "none" in none[name]
+
+
+@pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")
+def test_without_a_head_that_is_free_of_digits_no_head_is_the_carrys():
+    model = constructions.digit_addition(TASK).eval()
+    found = Anatomy.of(
+        {name: planted(name, model if name == REVERSED else None) for name in networks.KINDS}, n=40
+    )
+    found.results["digit_heads"].extra["chosen by"].values[:] = -0.9
+    claim = next(claim for claim in judge([found]) if claim.id == "carry_has_its_own_heads")
+    assert claim.verdict == "fails"
+    assert "no such head" in claim.statement
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"base": 2}, "held out|held-out"), ({"seeds": 0}, "1 seed")]
+)
+def test_a_study_without_problems_to_ask_is_refused_before_it_trains(options, message):
+    with pytest.raises(ValueError, match=message):
+        assert DigitAdditionStudy(n_digits=2, **options).tasks
 
 
 def test_written_without_a_head_is_right_where_all_is_right_when_forced():

@@ -113,7 +113,28 @@ def test_pairs_differ_in_one_digit_of_the_sum_alone(kind, column):
 
 def test_texts_become_prompts():
     task = TASKS["room"]
-    assert [task.text(row) for row in task.prompts(["7+12=", "99+0"])] == ["07+12____=", "99+00____="]
+    tokens, mask = task.prompts(["7+12=", "99+0"])
+    assert [task.text(row) for row in tokens] == ["07+12____=", "99+00____="]
+    assert torch.equal(mask, tokens != task.padding)
+    assert TASKS["reversed"].prompts(["7+12="])[1] is None
+
+
+def test_problems_of_which_neither_order_is_trained_on_are_known():
+    task = TASKS["reversed"]
+    batch = task.dataset("test")
+    apart = task.apart(batch)
+    assert 0.05 < apart.double().mean() < 0.15
+    generator = torch.Generator().manual_seed(0)
+    drawn = task.sample(20_000, generator).variables
+    seen = set(zip(drawn["a"].tolist(), drawn["b"].tolist()))
+    swapped = list(zip(batch.variables["b"].tolist(), batch.variables["a"].tolist()))
+    assert not seen & {pair for pair, alone in zip(swapped, apart.tolist()) if alone}
+    assert seen & {pair for pair, alone in zip(swapped, apart.tolist()) if not alone}
+
+
+def test_cascades_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match="held out whose carry runs over 2 columns, got none"):
+        DigitAddition(n_digits=2, base=3, n_test=10).with_cascade(2, held_out=True)
 
 
 REFUSED = {

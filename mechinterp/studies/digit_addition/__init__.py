@@ -57,6 +57,8 @@ PLAN = (
 )
 
 
+LEAST = 20
+"""Held-out problems of a split, without which nothing is measured."""
 ENOUGH = 3
 """Up to so many digits the recipes' steps do; with more, networks take twice as many."""
 
@@ -95,6 +97,24 @@ class DigitAdditionStudy:
             )
         return DigitAddition(n_digits=self.n_digits, base=self.base, seed=self.seed)
 
+    @property
+    def tasks(self) -> list[DigitAddition]:
+        """The task of every seed, whose held-out problems are what the study asks for.
+
+        Raises:
+            ValueError: as ``task``; too few held-out problems, or none with a carry over some columns.
+        """
+        tasks = [replace(self.task, seed=seed) for seed in seeds_of(self)]
+        for each in tasks:
+            for length in range(self.n_digits + 1):
+                each.with_cascade(length, held_out=True, n=10)
+            if (n := min(len(each.dataset("test")), len(each.dataset("val")))) < LEAST:
+                raise ValueError(
+                    f"expected at least {LEAST} held-out problems, got {n} for seed {each.seed}; raise "
+                    "n_digits or base"
+                )
+        return tasks
+
 
 def study(config: DigitAdditionStudy, out: str | Path, watch: Watch = silent) -> StudyReport:
     """Train, take apart, and judge.
@@ -111,8 +131,7 @@ def study(config: DigitAdditionStudy, out: str | Path, watch: Watch = silent) ->
         KeyboardInterrupt: interrupted; the training's state is saved.
         ValueError: options that cannot be, or ``out`` holds something else.
     """
-    clock, task = Stopwatch(), config.task
-    tasks = [replace(task, seed=seed) for seed in seeds_of(config)]
+    clock, tasks = Stopwatch(), config.tasks
     run = Run.create(out, {"kind": "study", "study": "digit-addition", **asdict(config)})
     share = (0.6 if config.fast else 1.0) * (2 if config.n_digits > ENOUGH else 1)
     take_apart = partial(Anatomy.of, n=500) if config.fast else Anatomy.of

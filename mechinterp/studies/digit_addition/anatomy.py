@@ -22,6 +22,7 @@ from mechinterp.studies.digit_addition.networks import (
     forced,
 )
 from mechinterp.studies.networks import Trained, score_curves
+from mechinterp.tasks.base import Batch
 from mechinterp.tasks.digit_addition import DigitAddition
 
 LEARNED = 0.99
@@ -36,7 +37,9 @@ class Anatomy:
         networks: trained, by kind.
         greedy: exact match of each on held-out problems, written greedily.
         untrained: the same before training.
-        longest: exact match of the first on problems whose carry runs through all columns, and their number.
+        longest: exact match of the first on all problems whose carry runs through all columns, and how many
+            they are; then on those of them that are held out.
+        apart: the same on test problems of which neither order of the numbers was trained on.
         heads: of the first network.
         results: by name.
     """
@@ -45,7 +48,8 @@ class Anatomy:
     networks: Mapping[str, Trained]
     greedy: Mapping[str, float]
     untrained: Mapping[str, float]
-    longest: tuple[float, int]
+    longest: tuple[float, int, float, int]
+    apart: tuple[float, int]
     heads: Heads
     results: Mapping[str, Result]
 
@@ -69,11 +73,12 @@ class Anatomy:
             name: exact(one.untrained, one.task, batches[name][slice(0, n)]).double().mean().item()
             for name, one in networks.items()
         }
-        hard = first.task.with_cascade(first.task.n_digits)
+        hard = [first.task.with_cascade(first.task.n_digits, held_out=held) for held in (False, True)]
+        alone = batches[REVERSED][first.task.apart(batches[REVERSED])]
         heads = heads_of(first, n)
         found = [
             score_curves(networks, units="exact match"),
-            exact_matches(networks, right, before),
+            exact_matches(networks, right, before, min(n, len(batches[REVERSED]))),
             cascades(networks),
             identity(first, heads, n),
             more_digits(networks[ROOMY]),
@@ -84,20 +89,35 @@ class Anatomy:
             networks=networks,
             greedy={name: x.double().mean().item() for name, x in right.items()},
             untrained=before,
-            longest=(exact(first.model, first.task, hard).double().mean().item(), len(hard)),
+            longest=(*_share(first, hard[0]), *_share(first, hard[1])),
+            apart=_share(first, alone),
             heads=heads,
             results={**heads.results, **{result.name: result for result in found}},
         )
 
 
-def steps_to(one: Trained, least: float = LEARNED) -> int | None:
-    """The first measured step from which a network has that exact match on validation problems."""
+def _share(one: Trained, batch: Batch) -> tuple[float, int]:
+    """Exact match on some problems, and how many they are; of none it is NaN."""
+    if not len(batch):
+        return float("nan"), 0
+    return exact(one.model, one.task, batch).double().mean().item(), len(batch)
+
+
+def steps_to(one: Trained, least: float = LEARNED) -> tuple[int, bool]:
+    """The first measured step with that exact match on validation problems, and whether there is one.
+
+    Otherwise it is the last step, which is too few.
+    """
     history = one.job.history
-    return next((step for step, score in zip(history.steps, history.test_score) if score >= least), None)
+    found = [step for step, score in zip(history.steps, history.test_score) if score >= least]
+    return (found[0], True) if found else (history.steps[-1], False)
 
 
 def exact_matches(
-    networks: Mapping[str, Trained], right: Mapping[str, torch.Tensor], before: Mapping[str, float]
+    networks: Mapping[str, Trained],
+    right: Mapping[str, torch.Tensor],
+    before: Mapping[str, float],
+    untrained_on: int,
 ) -> Result:
     """Exact match of each network, written greedily, with the exact interval."""
     coords = {"network": list(networks)}
@@ -115,7 +135,8 @@ def exact_matches(
         control_kind="untrained network",
         interval=(float(ends[0, 0]), float(ends[0, 1])),
         provenance={
-            "n": len(next(iter(right.values()))), "split": "test", "generated": "greedy",
+            "n": len(next(iter(right.values()))), "n untrained": untrained_on, "split": "test",
+            "generated": "greedy",
             "seed": first.task.seed, "interval of": first.name,
             "learned": all(one.gate.learned for one in networks.values()),
         },
@@ -186,7 +207,7 @@ def identity(one: Trained, heads: Heads, n: int, shown: int = 8) -> Result:
         trivial=one.task.trivial,
         control=xr.DataArray(control, dims="measure", coords={"measure": measures}),
         control_kind="untrained network",
-        provenance={"n": n, "reference": "mean", "seed": one.task.seed},
+        provenance={"n": len(batch), "reference": "mean", "seed": one.task.seed},
     )
 
 
@@ -195,9 +216,10 @@ def more_digits(one: Trained) -> Result:
     tasks = {f"{one.task.n_digits} digits": one.task}
     longer = replace(one.task, n_digits=one.task.n_digits + 1)
     tasks[f"{longer.n_digits} digits"] = longer
-    values, control = [], []
+    values, control, counts = [], [], []
     for task in tasks.values():
         batch = task.dataset("test")[slice(0, 2000)]
+        counts.append(len(batch))
         for model, rows in ((one.model, values), (one.untrained, control)):
             right = forced(model, task, batch)
             rows.append(
@@ -210,7 +232,7 @@ def more_digits(one: Trained) -> Result:
         trivial=longer.trivial,
         control=xr.DataArray(control, dims=list(coords), coords=coords),
         control_kind="untrained network",
-        provenance={"n": 2000, "seed": one.task.seed, "learned": one.gate.learned},
+        provenance={"n": counts, "seed": one.task.seed, "learned": one.gate.learned},
     )
 
 
@@ -220,7 +242,9 @@ def head_sets(one: Trained, heads: Heads) -> Result:
     sets = {"critical": heads.critical, "redundant alone": heads.redundant, "pruned together": heads.pruned}
     rows = [[float(name in some) for some in sets.values()] for name in names]
     coords = {"component": names, "measure": [*sets, "carry", "digit"]}
-    brings = np.stack((heads.carry.values, heads.digit.values), 1)
+    brings = np.stack(
+        [heads.results[f"{x}_heads"].values.mean("column").values for x in ("carry", "digit")], 1
+    )
     return Result(
         name="head_sets",
         values=xr.DataArray(np.concatenate((rows, brings), 1), dims=list(coords), coords=coords),
@@ -229,6 +253,6 @@ def head_sets(one: Trained, heads: Heads) -> Result:
         provenance={
             "seed": one.task.seed,
             "reference": "mean",
-            "exact match without all that are redundant alone": round(heads.together, 4),
+            "exact match lost without all that are redundant alone": round(heads.together, 4),
         },
     )

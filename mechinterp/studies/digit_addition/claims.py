@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from mechinterp.result import Claim, Result
+from mechinterp.result import Claim
 from mechinterp.studies.base import Measure, claim_over_seeds
 from mechinterp.studies.digit_addition.anatomy import Anatomy, steps_to
 from mechinterp.studies.digit_addition.heads import KEPT, LOST, prunable
@@ -16,6 +16,12 @@ from mechinterp.studies.digit_addition.networks import PLAIN, REVERSED, ROOMY, U
 QUIRKE = "Quirke & Barez (2024), sections 3 and 4"
 PUBLISHED = (0.9985, 0.349)
 """Share of right tokens and of right problems of the published homework; both cannot be."""
+PUBLISHED_LENGTH = 5
+"""Answers of a problem with three digits: its sum, and the end."""
+HALF = (0.3, 0.7)
+"""A network counts as halfway if its exact match lies within."""
+APART = 0.1
+"""Of a digit's difference: a head that brings more, in any column, is one of digits."""
 
 
 def judge(found: Sequence[Anatomy]) -> list[Claim]:
@@ -48,26 +54,37 @@ def _claim(
     """Of seeds in which the networks concerned learned; with none named, of all."""
     return claim_over_seeds(
         id, statement, found, measure, within=within, control_kind=control_kind, source=source,
-        learned=lambda one: all(one.networks[name].gate.learned for name in of),
+        learned=lambda one: _learned(one, of),
     )  # fmt: skip
+
+
+def _learned(one: Anatomy, of: Sequence[str]) -> bool:
+    return all(one.networks[name].gate.learned for name in of)
+
+
+def _told(found: Sequence[Anatomy], tell: Callable[[Anatomy], str], of: Sequence[str] = (REVERSED,)) -> str:
+    """What there is to say of each seed in which the networks concerned learned."""
+    return "; ".join(tell(one) for one in found if _learned(one, of)) or "none"
 
 
 def adds(found: Sequence[Anatomy]) -> Claim:
     """The gate of all that follows."""
 
     def measure(one: Anatomy) -> dict[str, Any]:
-        value = one.greedy[REVERSED]
+        value, (every, _, held_out, _) = one.greedy[REVERSED], one.longest
         return {
-            "value": value, "theory": 1.0, "holds": value >= 0.999 and one.longest[0] >= 0.999,
+            "value": value, "theory": 1.0, "holds": value >= 0.999 and min(every, held_out) >= 0.999,
             "trivial": one.task.trivial, "control": one.untrained[REVERSED],
         }  # fmt: skip
 
-    task, least = found[0].task, min(one.longest[0] for one in found)
+    task, (_, every, _, held_out) = found[0].task, found[0].longest
+    least, alone = min(min(one.longest[0], one.longest[2]) for one in found), min(x.apart[0] for x in found)
     return _claim(
         "adds",
         f"The encoder-decoder writes at least 99.9 % of held-out sums of {task.n_digits} digits right, each "
-        f"digit after those that it wrote itself, and as many of those whose carry runs through all columns "
-        f"(at least {least:.2%} of {found[0].longest[1]})",
+        f"digit after those that it wrote itself, and as many of the {every} sums whose carry runs through "
+        f"all columns and of those {held_out} of them that are held out (at least {least:.2%}; of sums of "
+        f"which neither order was trained on, {alone:.2%})",
         found, measure, of=(), within=(0.0, 1.0), control_kind="untrained network", source=QUIRKE,
     )  # fmt: skip
 
@@ -86,7 +103,7 @@ def teacher_forcing_identity(found: Sequence[Anatomy]) -> Claim:
         return {
             "value": apart, "theory": 0.0, "trivial": 0.0,
             "holds": apart < 1e-9 and bool((greedy >= bound - 1e-9).all()),
-            "control": 1 - length * (1 - tokens) - problems,
+            "control": 1 - PUBLISHED_LENGTH * (1 - tokens) - problems,
         }  # fmt: skip
 
     return _claim(
@@ -110,11 +127,11 @@ def few_critical_heads(found: Sequence[Anatomy]) -> Claim:
             "control": int((lost >= LOST).sum()),
         }  # fmt: skip
 
-    named = ", ".join(found[0].heads.critical)
+    named = _told(found, lambda one: ", ".join(one.heads.critical) or "none")
     return _claim(
         "few_critical_heads",
         f"At most a third of the heads, and at least one, are critical: mean ablation of one costs "
-        f"{LOST:.0%} of exact match or more (in the first seed {named})",
+        f"{LOST:.0%} of exact match or more (by seed {named})",
         found, measure, control_kind="critical by a change of the same size with random signs",
     )  # fmt: skip
 
@@ -127,63 +144,71 @@ def heads_prunable_jointly(found: Sequence[Anatomy]) -> Claim:
         count, of = prunable(curve.values.values), len(one.heads.ablated.components)
         return {
             "value": count, "holds": count >= of / 4, "trivial": 0,
-            "control": prunable(curve.control.values),
+            "control": np.mean([prunable(each) for each in curve.extra["random"].values]),
         }  # fmt: skip
 
     return _claim(
         "heads_prunable_jointly",
         f"At least a quarter of the heads can be held at their means together for less than {KEPT:.0%} of "
         "exact match, chosen greedily on other problems",
-        found, measure, control_kind="in random order",
+        found, measure, control_kind="in random order, mean of ten",
     )  # fmt: skip
 
 
 def single_head_redundancy_misleads(found: Sequence[Anatomy]) -> Claim:
-    """Heads that can go one by one cannot all go."""
+    """Heads that can go one by one cannot all go; chosen on half of the problems, measured on the others."""
 
     def measure(one: Anatomy) -> dict[str, Any]:
-        lost = one.heads.lost.sel(component=one.heads.redundant)
-        together = one.results["head_exact_match"].trivial - one.heads.together
-        added = float(lost.sum())
+        together, added = one.heads.together, one.heads.one_by_one
         return {
             "value": together, "holds": together >= 0.1 and together > 2 * added, "trivial": 0.0,
             "control": added,
         }  # fmt: skip
 
-    counts = ", ".join(str(len(one.heads.redundant)) for one in found)
+    counts = _told(found, lambda one: str(len(one.heads.redundant)))
     return _claim(
         "single_head_redundancy_misleads",
         f"Without all heads that cost less than {KEPT:.0%} each ({counts} by seed) exact match falls by at "
-        "least .1, and by more than twice the sum of what they cost one by one",
-        found, measure, within=(0.0, 1.0), control_kind="the sum of what they cost one by one",
+        "least .1, and by more than twice the sum of what they cost one by one, on other problems",
+        found, measure, within=(-1.0, 1.0), control_kind="the sum of what they cost one by one",
     )  # fmt: skip
 
 
 def carry_has_its_own_heads(found: Sequence[Anatomy]) -> Claim:
-    """Patching pairs that differ in a carry alone, and pairs that differ in a digit alone."""
+    """Patching pairs whose sums differ by a carry, and pairs whose sums differ by a digit.
 
-    def own(one: Anatomy) -> int:
-        return int(np.where(one.heads.digit.values <= 0.1, one.heads.carry.values, -1).argmax())
+    Pairs that choose the head are others than those that measure it.
+    """
 
-    def brought(result: Result, at: int) -> float:
-        return float((result.control[at] - result.trivial) / (result.extra["donor"].mean() - result.trivial))
+    def own(one: Anatomy) -> str | None:
+        carry, digit = (one.results[f"{kind}_heads"].extra["chosen by"] for kind in ("carry", "digit"))
+        free = np.abs(digit.values).max(0) <= APART
+        least = np.where(free, carry.values.mean(0), -np.inf)
+        return str(carry.component.values[least.argmax()]) if free.any() else None
+
+    def mean(one: Anatomy, kind: str, control: bool = False) -> float:
+        result = one.results[f"{kind}_heads"]
+        return float((result.control if control else result.values).sel(component=own(one)).mean())
 
     def measure(one: Anatomy) -> dict[str, Any]:
-        at = own(one)
-        value = float(one.heads.carry[at])
+        if own(one) is None:
+            return {"value": 0.0, "holds": False, "trivial": 0.0}
+        value = mean(one, "carry")
+        digits = one.results["digit_heads"].values.sel(component=own(one))
         return {
-            "value": value, "holds": value >= 0.3, "trivial": 0.0,
-            "control": brought(one.results["carry_heads"], at),
+            "value": value, "trivial": 0.0, "control": mean(one, "carry", control=True),
+            "holds": value >= 0.3 and float(np.abs(digits).max()) <= 2 * APART,
         }  # fmt: skip
 
-    named = ", ".join(
-        f"{one.heads.carry.component.values[own(one)]} (digit {float(one.heads.digit[own(one)]):.2f})"
-        for one in found
+    named = _told(
+        found, lambda one: f"{own(one)}, digit {mean(one, 'digit'):.2f}" if own(one) else "no such head"
     )
     return _claim(
         "carry_has_its_own_heads",
-        "A head that brings at most a tenth of a digit's difference brings at least 30 % of a carry's, "
-        f"patched from the problem with a carry into its twin without: by seed {named}",
+        "A head that brings next to nothing of the difference that a column's own digits make brings at "
+        "least 30 % of that which a carry into it makes, on average over columns, patched from the problem "
+        f"with the carry into its twin without (by seed {named}); the twins differ in the digits of the "
+        "column before, so that the head may bring those rather than a carry worked out",
         found, measure, within=(-1.0, 2.0), control_kind="its output from another problem without a carry",
         source=QUIRKE,
     )  # fmt: skip
@@ -214,33 +239,45 @@ def column_alignment(found: Sequence[Anatomy]) -> Claim:
     )  # fmt: skip
 
 
-def halfway(one: Anatomy, network: str) -> tuple[int, np.ndarray]:
-    """The kept step at which a network has about half of all problems right, and exact match there by how far
-    carries run."""
+def halfway(one: Anatomy, network: str) -> tuple[int, float, np.ndarray] | None:
+    """The kept step at which a network has about half of all problems right, if there is one.
+
+    Returns:
+        The step, exact match there, and the same by how far carries run.
+    """
     values = one.results["cascades"].values.sel(network=network)
-    at = int(np.nanargmin(np.abs(values.mean("longest", skipna=False).values - 0.5)))
-    return int(values.step.values[at]), values.isel(step=at).values
+    scores = one.results["score_curves"].values.sel(network=network)
+    kept = [int(step) for step in values.step.values if np.isfinite(values.sel(step=step)).all()]
+    known = [step for step in kept if step in scores.step.values and np.isfinite(scores.sel(step=step))]
+    step = min(known, key=lambda step: abs(float(scores.sel(step=step)) - 0.5))
+    score = float(scores.sel(step=step))
+    return (step, score, values.sel(step=step).values) if HALF[0] <= score <= HALF[1] else None
 
 
 def long_cascades_are_hard(found: Sequence[Anatomy]) -> Claim:
     """On the way to a network that is always right, trained on problems that are drawn evenly."""
 
-    def measure(one: Anatomy) -> dict[str, Any]:
-        (_, own), (_, enriched) = (halfway(one, name) for name in (UNENRICHED, REVERSED))
-        value = float(own[1] - own[-1])
+    def measure(one: Anatomy) -> dict[str, Any] | None:
+        own, enriched = (halfway(one, name) for name in (UNENRICHED, REVERSED))
+        if own is None:
+            return None
+        value = float(own[2][1] - own[2][-1])
         return {
             "value": value, "holds": value >= 0.1, "trivial": 0.0,
-            "control": float(enriched[1] - enriched[-1]),
+            "control": enriched and float(enriched[2][1] - enriched[2][-1]),
         }  # fmt: skip
 
-    shown = "; ".join(
-        f"step {step}: {', '.join(f'{x:.2f}' for x in values)}"
-        for step, values in (halfway(one, UNENRICHED) for one in found)
-    )
+    def tell(one: Anatomy) -> str:
+        at = halfway(one, UNENRICHED)
+        if at is None:
+            return "no step that is halfway"
+        return f"step {at[0]}, {at[1]:.2f} in all: " + ", ".join(f"{x:.2f}" for x in at[2])
+
     return _claim(
         "long_cascades_are_hard",
-        "Trained on evenly drawn problems, a network that has half of them right has those whose carry runs "
-        f"over one column right more often, by at least .1, than over all (by columns, none first, {shown})",
+        "Trained on evenly drawn problems, a network that has about half of them right has those whose carry "
+        "runs over one column right more often, by at least .1, than over all (by columns, none first: "
+        f"{_told(found, tell, (UNENRICHED,))})",
         found, measure, of=(UNENRICHED,), within=(-1.0, 1.0),
         control_kind="the network trained on many sums of nine", source=QUIRKE,
     )  # fmt: skip
@@ -248,22 +285,27 @@ def long_cascades_are_hard(found: Sequence[Anatomy]) -> Claim:
 
 def order_of_digits_matters(found: Sequence[Anatomy]) -> Claim:
     """How long it takes, in one order and the other."""
+    both = (REVERSED, PLAIN)
 
-    def measure(one: Anatomy) -> dict[str, Any] | None:
-        steps = {name: steps_to(one.networks[name]) for name in (REVERSED, PLAIN, ROOMY)}
-        if steps[REVERSED] is None or steps[PLAIN] is None:
-            return None
-        value = steps[PLAIN] / steps[REVERSED]
-        other = steps[ROOMY] / steps[REVERSED] if steps[ROOMY] else None
-        return {"value": value, "holds": value >= 1.2, "trivial": 1.0, "control": other}
+    def measure(one: Anatomy) -> dict[str, Any]:
+        steps = {name: steps_to(one.networks[name]) for name in (*both, ROOMY)}
+        value = steps[PLAIN][0] / steps[REVERSED][0]
+        return {
+            "value": value, "holds": value >= 1.2 and steps[REVERSED][1], "trivial": 1.0,
+            "control": steps[ROOMY][0] / steps[REVERSED][0],
+        }  # fmt: skip
 
-    ends = ", ".join(f"{one.greedy[PLAIN]:.4f}" for one in found)
+    def tell(one: Anatomy) -> str:
+        ends = [steps_to(one.networks[name]) for name in both]
+        return " and ".join(f"{'' if there else 'more than '}{step}" for step, there in ends)
+
     return _claim(
         "order_of_digits_matters",
         "Most significant digit first takes at least 1.2 times the steps to 99 % of problems right, since "
-        f"carries must be foreseen, though its rate falls half as fast; at the end {ends} are right, by seed",
-        found, measure, of=(REVERSED, PLAIN), control_kind="the same order, room for one digit more",
-        source=QUIRKE,
+        f"carries must be foreseen, though its rate falls half as fast (by seed {_told(found, tell, both)}, "
+        "measured every 50; at the end "
+        f"{_told(found, lambda one: f'{one.greedy[PLAIN]:.4f}', both)} are right)",
+        found, measure, of=both, control_kind="the same order, room for one digit more", source=QUIRKE,
     )  # fmt: skip
 
 
@@ -276,10 +318,10 @@ def generalises_to_more_digits(found: Sequence[Anatomy]) -> Claim:
         control = float(result.control.isel(problems=1).sel(measure="exact match"))
         return {"value": value, "holds": value >= 0.9, "trivial": result.trivial, "control": control}
 
-    def forced(one: Anatomy) -> float:
-        return float(one.results["more_digits"].values.isel(problems=1)[1])
+    def forced(one: Anatomy) -> str:
+        return f"{float(one.results['more_digits'].values.isel(problems=1)[1]):.2f}"
 
-    shares = ", ".join(f"{forced(one):.2f}" for one in found)
+    shares = _told(found, forced, (ROOMY,))
     return _claim(
         "generalises_to_more_digits",
         f"A network with room for {found[0].task.n_digits + 1} digits, trained on {found[0].task.n_digits}, "

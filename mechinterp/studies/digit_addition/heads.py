@@ -18,6 +18,7 @@ from mechinterp.analysis.components import (
     mean_loss,
     token_accuracy,
 )
+from mechinterp.analysis.gates import gated
 from mechinterp.analysis.metrics import all_right, logit_difference
 from mechinterp.analysis.pruning import prune
 from mechinterp.analysis.sets import Component, components_of
@@ -39,15 +40,16 @@ class Heads:
 
     Args:
         ablated: each without the others.
-        together: exact match without all heads that are redundant by themselves.
-        carry, digit: shares of a carry, and of a digit, that each head brings.
+        redundant: heads that can go by themselves for less than a hundredth, on half of the problems.
+        one_by_one, together: exact match lost without each of these, summed, and without all of them, on
+            the other half.
         results: by name.
     """
 
     ablated: Ablated
+    redundant: list[str]
+    one_by_one: float
     together: float
-    carry: xr.DataArray
-    digit: xr.DataArray
     results: dict[str, Result]
 
     @property
@@ -55,21 +57,10 @@ class Heads:
         """Exact match lost to mean ablation, by component."""
         return -self.results["head_exact_match"].extra["effect"].sel(reference="mean", drop=True)
 
-    def named(self, most: float = np.inf, least: float = -np.inf) -> list[str]:
-        """Heads whose loss lies within bounds."""
-        return [
-            str(name) for name in self.lost.component.values if least <= self.lost.sel(component=name) < most
-        ]
-
     @property
     def critical(self) -> list[str]:
         """Heads without which a tenth of the problems is lost, by mean ablation."""
-        return self.named(least=LOST)
-
-    @property
-    def redundant(self) -> list[str]:
-        """Heads that can go by themselves for less than a hundredth."""
-        return self.named(most=KEPT)
+        return [str(name) for name in self.lost.component.values[self.lost.values >= LOST]]
 
     @property
     def pruned(self) -> list[str]:
@@ -112,61 +103,100 @@ def heads_of(one: Trained, n: int = 2000) -> Heads:
         one.model, batch.inputs, {stack: (place[q], place[k]) for stack, (q, k) in stacks.items()}, chosen,
         untrained=one.untrained, gate=one.gate,
     )  # fmt: skip
-    shares = {}
     for kind in ("carry", "digit"):
-        found = [patched(one, kind, column, chosen) for column in range(1, one.task.n_digits)]
-        results[f"{kind}_heads"] = found[0]
-        shares[kind] = sum(each.extra["recovered"] for each in found) / len(found)
-    results["attention_example"] = attention_example(one, shares["carry"])
-    draft = Heads(
-        ablated=ablated, together=0.0, carry=shares["carry"], digit=shares["digit"], results=results
-    )
-    gone = [Component.named(name) for name in draft.redundant]
-    together = generated(one, batch, others, gone).double().mean().item() if gone else 1.0
+        results[f"{kind}_heads"] = brought(one, kind, chosen)
+    results["attention_example"] = attention_example(one, results["carry_heads"].values.mean("column"))
+    halves = torch.arange(len(batch)) % 2 == 0, torch.arange(len(batch)) % 2 == 1
+    lost = [_lost(ablated, rows) for rows in halves]
+    redundant = [str(each) for each, x in zip(chosen, lost[0]) if x < KEPT]
+    measured = batch[halves[1]]
+    wrote = generated(one, measured, others, [Component.named(name) for name in redundant])
+    intact = ablated.intact.right[halves[1]].all(-1).double().mean()
     return Heads(
-        ablated=ablated, together=together, carry=draft.carry, digit=draft.digit, results=results
-    )  # fmt: skip
+        ablated=ablated,
+        redundant=redundant,
+        one_by_one=float(sum(x for x, first in zip(lost[1], lost[0]) if first < KEPT)),
+        together=float(intact - wrote.double().mean()),
+        results=results,
+    )
+
+
+def _lost(ablated: Ablated, rows: torch.Tensor) -> list[float]:
+    """Exact match lost to mean ablation on some problems, by component."""
+    without = ablated.without.right[ablated.references.index("mean")][:, rows]
+    left = without.all(-1).double().mean(-1)
+    return (ablated.intact.right[rows].all(-1).double().mean() - left).tolist()
 
 
 def by_column(ablated: Ablated, one: Trained, batch: Batch) -> Result:
-    """Right digits without each head, by column and by class of column; mean ablation."""
-    task, right = one.task, ablated.without.right[ablated.references.index("mean")]
+    """Right digits without each head, by reference, column and class of column; NaN where there is none."""
+    task = one.task
     order = [task.columns.index(column) for column in range(task.n_digits + 1)]
-    kinds = batch.variables["class"]
+    kinds = torch.stack([batch.variables["class"] == i for i in range(len(CLASSES))], -1).double()
 
-    def cells(answers: torch.Tensor) -> torch.Tensor:
-        digits = answers[..., order].double()
-        classes = [(digits * (kinds == i)).sum((-2, -1)) / (kinds == i).sum() for i in range(len(CLASSES))]
-        return torch.cat((digits.mean(-2), torch.stack(classes, -1)), -1)
+    def cells(answers: torch.Tensor) -> np.ndarray:
+        right = torch.einsum("...nc,nck->...ck", answers[..., order].double(), kinds)
+        return (right / kinds.sum(0)).numpy()
 
-    names = [f"10^{column}" if task.base == 10 else f"{task.base}^{column}" for column in range(len(order))]
-    coords = {"component": [str(each) for each in ablated.components], "part": [*names, *CLASSES]}
-    control = ablated.control.right[ablated.references.index("mean")]
+    names = [f"{task.base}^{column}" for column in range(len(order))]
+    coords = {
+        "reference": list(ablated.references), "component": [str(each) for each in ablated.components],
+        "column": names, "class": list(CLASSES),
+    }  # fmt: skip
     values, others = (
-        xr.DataArray(
-            cells(x).numpy(), dims=list(coords), coords=coords, attrs={"units": "share of right digits"}
-        )
-        for x in (right, control)
+        xr.DataArray(cells(x), dims=list(coords), coords=coords, attrs={"units": "share of right digits"})
+        for x in (ablated.without.right, ablated.control.right)
     )
+    sides = ("column", "class")
     return Result(
         name="head_columns",
         values=values,
         trivial=1 / task.base,
         control=others,
         control_kind="a change of the same size with random signs",
-        provenance={**ablated.provenance, "n": len(batch), "reference": "mean"},
-        extra={"intact": xr.DataArray(cells(ablated.intact.right).numpy(), dims="part")},
+        provenance={**ablated.provenance, "n": len(batch)},
+        extra={
+            "intact": xr.DataArray(cells(ablated.intact.right), dims=sides),
+            "count": xr.DataArray(kinds.sum(0).numpy(), dims=sides),
+        },
     )
 
 
-def patched(one: Trained, kind: str, column: int, chosen: Sequence[Component]) -> Result:
-    """Each head's output from the problem with the carry, or the larger digit, in the one without."""
-    more, less = one.task.pairs(kind, column)
-    place = one.task.columns.index(column)
-    metric = logit_difference(more.targets[:, place], less.targets[:, place])
-    read = (place - one.task.n_target,)
-    return component_patching(
-        one.model, more.inputs, less.inputs, metric, chosen, read=read, name=f"{kind}_heads", gate=one.gate
+def brought(one: Trained, kind: str, chosen: Sequence[Component], n: int = 500) -> Result:
+    """What each head brings, column by column, from the problem with the carry, or with the larger digit.
+
+    Returns:
+        Dims ``column``, ``component``: the share of the difference between the two problems' answers that
+        the head's output brings from one into the other. Trivial is 0; the control brings its output from
+        another problem without the carry. ``extra["chosen by"]`` is the same on other pairs.
+    """
+    columns = list(range(1, one.task.n_digits))
+    cells: dict[str, list[np.ndarray]] = {"value": [], "control": [], "chosen by": []}
+    for column in columns:
+        place = one.task.columns.index(column)
+        both = one.task.pairs(kind, column, n=2 * n)
+        for rows, names in ((slice(n, None), ("value", "control")), (slice(0, n), ("chosen by",))):
+            more, less = (batch[rows] for batch in both)
+            metric = logit_difference(more.targets[:, place], less.targets[:, place])
+            found = component_patching(
+                one.model, more.inputs, less.inputs, metric, chosen, read=(place - one.task.n_target,),
+                gate=one.gate,
+            )  # fmt: skip
+            gap = float(found.extra["donor"].mean()) - found.trivial
+            cells[names[0]].append(found.extra["recovered"].values)
+            if "control" in names:
+                cells["control"].append((found.control.values - found.trivial) / gap)
+    coords = {"column": columns, "component": [str(each) for each in chosen]}
+    arrays = {name: xr.DataArray(np.array(x), dims=list(coords), coords=coords) for name, x in cells.items()}
+    arrays["value"].attrs["units"] = "share of the difference"
+    return Result(
+        name=f"{kind}_heads",
+        values=arrays["value"],
+        trivial=0.0,
+        control=arrays["control"],
+        control_kind="its output in another problem without it",
+        provenance=gated(one.gate, {"n": n, "seed": one.task.seed, "pairs": "of any split, drawn anew"}),
+        extra={"chosen by": arrays["chosen by"]},
     )
 
 

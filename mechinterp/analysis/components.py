@@ -192,7 +192,6 @@ def component_patching(
     read: Sequence[int] | Tensor = (-1,),
     attention_mask: Tensor | None = None,
     memory: int = MEMORY,
-    name: str = "component_patching",
     gate: Gate | None = None,
     seed: int = 0,
 ) -> Result:
@@ -232,7 +231,8 @@ def component_patching(
         attrs={"units": "share of the difference"},
     )  # fmt: skip
     return effects_result(
-        name, after, before, coords, gated(gate, {"teacher forced": True, "seed": seed}), other=other,
+        "component_patching", after, before, coords, gated(gate, {"teacher forced": True, "seed": seed}),
+        other=other,
         rounding=setting.rounding(before), control_kind="its output in another corrupted run, at random",
         extra={"recovered": recovered, "donor": xr.DataArray(other_end.numpy(), dims=["example"])}, seed=seed,
     )  # fmt: skip

@@ -26,6 +26,7 @@ from mechinterp.figures.digits import (
     longer_bars,
     loss_map,
     match_dots,
+    patched_bars,
 )
 from mechinterp.figures.erasure import erasure_bars, erasure_lines
 from mechinterp.figures.frequencies import (
@@ -142,6 +143,7 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "head_columns": column_map,
     "head_sets": head_dots,
     "column_alignment": alignment_map,
+    "component_patching": patched_bars,
     "carry_heads": brought_bars,
     "digit_heads": brought_bars,
     "attention_example": example_grid,

@@ -117,6 +117,23 @@ def brought_bars(result: Result) -> go.Figure:
     return styled(figure, title, height=480).update_layout(margin={"b": 160}, legend={"y": -0.55})
 
 
+def patched_bars(result: Result) -> go.Figure:
+    """The share of the difference between two runs that each head brings from one into the other."""
+    names = [str(x) for x in result.values.component.values]
+    gap = float(result.extra["donor"].mean()) - result.trivial
+    shares = {"from its twin": (result.extra["recovered"], BLUE)}
+    if result.control is not None:
+        shares[result.control_kind] = ((result.control - result.trivial) / gap, GREY)
+    figure = go.Figure()
+    for name, (values, colour) in shares.items():
+        figure.add_bar(x=names, y=values.values, name=name, marker={"color": colour})
+    figure.update_layout(barmode="group")
+    figure.update_xaxes(title="head", tickangle=-60, type="category")
+    figure.update_yaxes(title="share of the difference brought")
+    figure = styled(figure, "Heads patched from the clean into the corrupted run", height=460)
+    return figure.update_layout(margin={"b": 150}, legend={"y": -0.55})
+
+
 def head_dots(result: Result) -> go.Figure:
     """What each head brings of a carry and of a digit, and what becomes without it."""
     values, figure = result.values, go.Figure()

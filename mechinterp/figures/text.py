@@ -56,7 +56,7 @@ def trend_lines(result: Result) -> go.Figure:
     panels = (("rmse", "error, root mean square"), ("probe", "R² of a probe of the sum, last layer"))
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.13, subplot_titles=[t for _, t in panels])
     for column, (measure, _) in enumerate(panels, 1):
-        for colour, layers in zip(LINES, result.values.n_layers.values):
+        for colour, layers in zip(LINES, result.values.n_layers.values.tolist()):
             cells = result.values.sel(measure=measure, n_layers=layers)
             name = f"{layers} layer{'s' * (layers > 1)}"
             figure.add_scatter(

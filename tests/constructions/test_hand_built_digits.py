@@ -80,14 +80,14 @@ def test_patching_tells_the_heads_of_the_carry_from_those_of_the_digits():
         def metric(outputs, right=right, wrong=wrong):
             return (outputs[:, 0].gather(1, right) - outputs[:, 0].gather(1, wrong))[:, 0]
 
-        found = component_patching(
-            model, more.inputs, less.inputs, metric, read=(place - task.n_target,), name="carry_heads"
-        )
+        found = component_patching(model, more.inputs, less.inputs, metric, read=(place - task.n_target,))
         brought = found.extra["recovered"]
         for name in map(str, brought.component.values):
             assert (brought.sel(component=name) > 0.4) == (name in bring)
             assert name in bring or abs(float(brought.sel(component=name))) < 1e-4
         assert (found.extra["p_value"].sel(component=bring) < 0.05).all()
+        assert found.name == "component_patching"
+        assert "Heads patched" in found.figure().layout.title.text
     assert float(found.extra["recovered"].sum()) == pytest.approx(1.0, abs=1e-4)
 
 

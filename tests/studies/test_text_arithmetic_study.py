@@ -8,9 +8,8 @@ import pytest
 
 from mechinterp import cli
 from mechinterp.runs import Run
-from mechinterp.studies.text_arithmetic import TextArithmeticStudy, TextGrid, grid
-from mechinterp.studies.text_arithmetic import grid as grid_room
-from mechinterp.studies.text_arithmetic import networks, residues
+from mechinterp.studies.text_arithmetic import TextArithmeticStudy, TextGrid, grid, networks, residues
+from mechinterp.studies.text_arithmetic import scale as room
 from mechinterp.studies.text_arithmetic.anatomy import Anatomy
 from mechinterp.training import Recipe
 
@@ -34,20 +33,22 @@ def quick(monkeypatch):
         monkeypatch.setitem(networks.TEXT_ARITHMETIC, name, recipe)
     build = networks.text_arithmetic
     monkeypatch.setattr(
-        networks, "text_arithmetic", lambda task, **changes: build(task, d_model=16, n_heads=2, d_mlp=16, **changes)
+        networks,
+        "text_arithmetic",
+        lambda task, **changes: build(task, d_model=16, n_heads=2, d_mlp=16, **changes),
     )
     for name in set(residues.READERS) - {"ridge", "MLP, 64", "logistic"}:
         monkeypatch.delitem(residues.READERS, name)
     monkeypatch.setattr(residues, "CIRCLES", 2)
     monkeypatch.setattr(Anatomy.of.__func__, "__defaults__", (400,))
-    small = TextGrid(n_layers=(1, 2), d_model=(8,), n_heads=2, seeds=2, steps=2, max_operand=20, n_test=40)
+    small = TextGrid(n_layers=(1, 2), d_model=(8,), n_heads=2, seeds=2, steps=2, max_operand=60, n_test=100)
     monkeypatch.setattr(TextArithmeticStudy, "grid", property(lambda self: small))
 
 
 @pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")
 def test_the_command_gives_every_claim_and_goes_on_from_what_it_has(quick, tmp_path, capsys):
     out = tmp_path / "run"
-    words = ["study", "text-arithmetic", "--k", "7", "--max-operand", "60", "--seeds", "1"]
+    words = ["study", "text-arithmetic", "--k", "23", "--max-operand", "60", "--seeds", "1"]
     for _ in range(2):
         assert cli.main([*words, "--json", "--out", str(out)]) == 0
         told = json.loads(capsys.readouterr().out)
@@ -60,14 +61,14 @@ def test_the_command_gives_every_claim_and_goes_on_from_what_it_has(quick, tmp_p
     assert all(result.figure().layout.title.text for result in run.results.values())
 
 
-@pytest.mark.parametrize(("options", "message"), [(["--k", "5"], "k >= 7"), (["--seeds", "0"], "1 seed")])
+@pytest.mark.parametrize(("options", "message"), [(["--k", "19"], "k >= 20"), (["--seeds", "0"], "1 seed")])
 def test_studies_that_cannot_be_are_refused(options, message, tmp_path, capsys):
     assert cli.main(["study", "text-arithmetic", *options, "--out", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-SMALL = TextGrid(n_layers=(1, 2), d_model=(8, 16), n_heads=2, seeds=1, steps=3, max_operand=20, n_test=40)
+SMALL = TextGrid(n_layers=(1, 2), d_model=(8, 16), n_heads=2, seeds=1, steps=3, max_operand=60, n_test=100)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -84,7 +85,7 @@ def test_every_network_of_a_grid_is_trained_once(workers, tmp_path):
 
 
 def test_a_grid_goes_on_with_what_is_left(tmp_path, monkeypatch):
-    whole, do = grid(SMALL, tmp_path / "whole"), grid_room.do
+    whole, do = grid(SMALL, tmp_path / "whole"), room.do
 
     def pressed(cell, folder, **options):
         if cell.d_model == 16:
@@ -92,7 +93,7 @@ def test_a_grid_goes_on_with_what_is_left(tmp_path, monkeypatch):
         do(cell, folder, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(grid_room, "do", pressed)
+        patched.setattr(room, "do", pressed)
         with pytest.raises(KeyboardInterrupt):
             grid(SMALL, tmp_path / "cut")
     left = [name for name in SMALL.settings() if not Run(tmp_path / "cut" / name).finished]
@@ -103,25 +104,28 @@ def test_a_grid_goes_on_with_what_is_left(tmp_path, monkeypatch):
 
 
 def test_trends_are_read_off_planted_errors():
-    config = replace(SMALL, n_layers=(1, 2, 4), d_model=(8, 16, 32), seeds=2)
+    config = replace(SMALL, n_layers=(1, 2, 4), d_model=(8, 16, 32), seeds=2, n_test=150)
     planted = {
-        name: {m: 0.0 for m in grid_room.MEASURES}
-        | {"rmse": 10.0 * 0.5 ** (cell.d_model / 8) * 10 ** (-0.3 * np.log2(cell.n_layers)), "untrained rmse": 9.0}
+        name: dict.fromkeys(room.MEASURES, 9.0)
+        | {"rmse": 10 ** (1 - 0.5 * np.log2(cell.d_model) - 0.3 * np.log2(cell.n_layers))}
         for name, cell in config.settings().items()
     }
-    for name, cell in config.settings().items():
-        planted[name]["rmse"] = 10 ** (1 - 0.5 * np.log2(cell.d_model) - 0.3 * np.log2(cell.n_layers))
-    found = grid_room.scale(config, planted)
+    found = room.scale(config, planted)
     np.testing.assert_allclose(found.extra["slopes"].sel(scale="width"), -0.5, atol=1e-9)
     np.testing.assert_allclose(found.extra["slopes"].sel(scale="layers"), -0.3, atol=1e-9)
     np.testing.assert_allclose(found.extra["untrained slopes"], 0.0, atol=1e-9)
-    alone = grid_room.scale(replace(config, n_layers=(1,)), planted)
+    alone = room.scale(replace(config, n_layers=(1,)), planted)
     assert np.isnan(alone.extra["slopes"].sel(scale="layers")).all()
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"d_model": ()}, "at least one each"), ({"steps": 0}, "at least one each"), ({"n_heads": 3}, "share evenly")],
+    [
+        ({"d_model": ()}, "at least one each"),
+        ({"steps": 0}, "at least one each"),
+        ({"n_heads": 3}, "share evenly"),
+        ({"n_test": 20}, "four for each dimension"),
+    ],
 )
 def test_grids_that_cannot_be_are_refused(fields, message, tmp_path):
     with pytest.raises(ValueError, match=message):
@@ -131,8 +135,9 @@ def test_grids_that_cannot_be_are_refused(fields, message, tmp_path):
 
 def test_the_command_sweeps_and_says_what_it_found(tmp_path, capsys):
     words = [
-        "sweep", "text-arithmetic", "--n-layers", "1", "--d-model", "8", "16", "--n-heads", "2", "--seeds", "1",
-        "--steps", "2", "--max-operand", "20", "--n-test", "40", "--out", str(tmp_path / "sweep"),
+        "sweep", "text-arithmetic", "--n-layers", "1", "--d-model", "8", "16", "--n-heads", "2",
+        "--seeds", "1",
+        "--steps", "2", "--max-operand", "60", "--n-test", "100", "--out", str(tmp_path / "sweep"),
     ]  # fmt: skip
     assert cli.main(words) == 0
     told = capsys.readouterr()

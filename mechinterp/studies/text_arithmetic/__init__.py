@@ -19,8 +19,8 @@ from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, 
 from mechinterp.studies.networks import seed_findings
 from mechinterp.studies.text_arithmetic.anatomy import Anatomy
 from mechinterp.studies.text_arithmetic.claims import judge
-from mechinterp.studies.text_arithmetic.grid import TextGrid, grid, headline
 from mechinterp.studies.text_arithmetic.networks import KINDS, RESIDUE, SUM
+from mechinterp.studies.text_arithmetic.scale import TextGrid, grid, headline
 from mechinterp.tasks.text_arithmetic import TextModular
 
 __all__ = ["KINDS", "Anatomy", "TextArithmeticStudy", "TextGrid", "grid", "headline", "silent", "study"]
@@ -95,10 +95,13 @@ class TextArithmeticStudy:
         """The task of the first seed.
 
         Raises:
-            ValueError: as ``TextModular``; or a modulus below 5, of which there are no three circles.
+            ValueError: as ``TextModular``; or a modulus of which there are too few residues to hold some out.
         """
-        if self.k < 7:
-            raise ValueError(f"expected a modulus k >= 7, got {self.k}; smaller ones have no three circles")
+        if self.k < 20:
+            raise ValueError(
+                f"expected a modulus k >= 20, got {self.k}; of fewer residues too few are left to hold out "
+                "from a probe"
+            )
         top = self.k // 2
         circles = sorted({max(1, round(top * share)) for share in (0.02, 0.05, 0.11, 0.23, 0.48)})
         return TextModular(k=self.k, max_operand=self.max_operand, seed=self.seed, frequencies=tuple(circles))

@@ -78,6 +78,12 @@ class TextGrid:
         ]  # fmt: skip
         for cell in cells[:: self.seeds]:
             cell.network()  # what cannot be is refused before work starts
+        n, least = min(len(cell.task.dataset("test")) for cell in cells[: self.seeds]), 4 * max(self.d_model)
+        if n < least:
+            raise ValueError(
+                f"expected at least {least} held-out problems, four for each dimension, got {n}; raise "
+                "n_test or max_operand"
+            )
         return {cell.name: cell for cell in cells}
 
 

@@ -13,7 +13,7 @@ $(VENV)/.installed: $(SOURCES)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer, got " + sys.version.split()[0] + "; set PYTHON=/path/to/it")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) torch
-	$(BIN)/python $(INSTALL) "transformer-lens==4.3.0" -e ".[static,notebook,dev]"
+	$(BIN)/python $(INSTALL) "transformer-lens==4.3.0" -e ".[static,notebook,cluster,dev]"
 	touch $@
 
 $(VENV3)/.installed: $(SOURCES)

@@ -101,7 +101,7 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "similarity": similarity_map,
     "singular_values": singular_values,
     "ridge_probe": score_maps,
-    "sum_probe": score_maps,
+    "sum_map": score_maps,
     "logistic_probe": score_maps,
     "mlp_probe": score_maps,
     "mlp_regression_probe": score_maps,

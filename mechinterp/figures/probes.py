@@ -12,7 +12,7 @@ from mechinterp.result import Result
 
 _TITLES = {
     "ridge_probe": "Ridge probe",
-    "sum_probe": "Ridge probe of the sum",
+    "sum_map": "Ridge probe of the sum",
     "logistic_probe": "Logistic probe",
     "mlp_probe": "MLP probe",
     "mlp_regression_probe": "MLP probe of numbers",

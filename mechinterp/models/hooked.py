@@ -14,6 +14,11 @@ class TwoStackCache(ActivationCache):
     """A cache of a network with cross-attention, which TransformerLens's sums over components do not know."""
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
+        """Refused: attention to the source would be left out.
+
+        Raises:
+            ValueError: always.
+        """
         raise ValueError(
             "expected the cache of a network of one stack, got one with attention to a source, which this "
             "sum would leave out; take hook_cross_attn_out beside hook_attn_out and hook_mlp_out"

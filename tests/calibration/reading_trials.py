@@ -15,7 +15,7 @@ from trial import Trial, before_correction
 from mechinterp.analysis import similarity as similarity_module
 from mechinterp.analysis.attention_match import match_score
 from mechinterp.analysis.attention_scores import attention_scores, repeated_tokens
-from mechinterp.analysis.erasure import effect, erasure_effect
+from mechinterp.analysis.erasure import erasure_effect, place
 from mechinterp.analysis.geometry import spectrum
 from mechinterp.analysis.probes import Fourier, probe, probing
 from mechinterp.analysis.similarity import similarity
@@ -161,7 +161,7 @@ def fourier_planted(seed: int, strength: float = 1.0, p: int = 13, n: int = 130)
 # Erasure.
 def erased(*arguments: Any, seed: int, planted: Any = ()) -> Trial:
     """The p-value of an erasure. Fresh readers take most of its time and no part in it."""
-    with mock.patch.object(effect, "decodability", return_value=0.0):
+    with mock.patch.object(place, "decodability", return_value=0.0):
         found = erasure_effect(*arguments, draws=19, seed=seed)
     return Trial.of(found.provenance["p"], planted=planted)
 

@@ -19,7 +19,7 @@ CLAIMS = {
     "nonlinear_adds_over_linear", "scale_trend",
 }  # fmt: skip
 RESULTS = {
-    "network_scores", "score_curves", "sum_probe", "sum_erasure", "sum_erasure_first", "sum_heads",
+    "network_scores", "score_curves", "sum_map", "sum_erasure", "sum_erasure_first", "sum_heads",
     "fourier_probe", "period_probe", "residue_readers", "erasure_curve", "residue_heads", "attention_entropy",
     "scale_trends",
 }  # fmt: skip

@@ -36,7 +36,7 @@ PLAN = (
         "The sum: read",
         "A ridge probe at every character, after every layer. The untrained network has it too where "
         "characters can be told apart by place: reading is not using.",
-        ("sum_probe",),
+        ("sum_map",),
     ),
     (
         "The sum: erased",

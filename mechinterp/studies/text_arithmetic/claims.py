@@ -81,7 +81,7 @@ def sum_linearly_readable(found: Sequence[Anatomy]) -> Claim:
     """A ridge probe where the answer is read."""
 
     def measure(one: Anatomy) -> dict[str, Any]:
-        result = one.results["sum_probe"]
+        result = one.results["sum_map"]
         at = _last(result)
         value = float(result.values.sel(at))
         return {
@@ -90,7 +90,7 @@ def sum_linearly_readable(found: Sequence[Anatomy]) -> Claim:
         }  # fmt: skip
 
     before = ", ".join(
-        f"{float(one.results['sum_probe'].extra['untrained'].sel(_last(one.results['sum_probe']))):.2f}"
+        f"{float(one.results['sum_map'].extra['untrained'].sel(_last(one.results['sum_map']))):.2f}"
         for one in found
     )
     return _claim(

@@ -14,6 +14,7 @@ from torch import Tensor
 from mechinterp.analysis.ablation import ablation
 from mechinterp.analysis.attention import attention_entropy
 from mechinterp.analysis.erasure import erasure_curve
+from mechinterp.analysis.metrics import all_right
 from mechinterp.analysis.probes import MLP, Fourier, Logistic, MLPRegression, Periods, Probe, Ridge, probe
 from mechinterp.hooks import Site, run_with_cache
 from mechinterp.result import Result
@@ -46,10 +47,7 @@ def residues(one: Trained, n: int) -> list[Result]:
     periods = probe(cache, batch.variables["sum"].double(), Periods(periods=PERIODS), **common)
     best = circles.values.sel(hook=layers[-1]).squeeze()
     order = [int(f) for f in best.frequency.values[np.argsort(-best.values)][:CIRCLES]]
-
-    def right(outputs: Tensor) -> Tensor:
-        return (outputs[:, 0].argmax(-1) == batch.targets[:, 0]).double()
-
+    right = all_right(batch.targets)
     curve = erasure_curve(
         one.model, batch.inputs, Site.at(layers[-1], position=-1),
         {frequency: circle(residue, frequency, one.task.k) for frequency in order}, right,

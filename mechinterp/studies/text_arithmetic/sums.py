@@ -43,7 +43,7 @@ def sums(one: Trained, n: int) -> list[Result]:
         one.model, batch.inputs, lost, "heads", held_out=others.inputs, held_out_mask=others.mask, **forward
     )
     return [
-        replace(read, name="sum_probe"),
+        replace(read, name="sum_map"),
         *(replace(result, name=name) for name, result in erased.items()),
         replace(heads, name="sum_heads"),
     ]

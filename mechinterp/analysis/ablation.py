@@ -94,6 +94,7 @@ def ablation(
         found.append(swept.unflatten(0, [len(values) for values in axes.values()]))
     provenance = {
         "what": what,
+        **({"stack": stack} if stack else {}),
         "reference": reference,
         "seed": seed,
         "held out": 0 if held_out is None else len(held_out),

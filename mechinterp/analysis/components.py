@@ -18,7 +18,7 @@ from torch import Tensor
 from mechinterp.analysis.checks import check_inputs, check_model, check_pair
 from mechinterp.analysis.effects import derangement, effects_result
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.references import REFERENCES, random_signs, references
+from mechinterp.analysis.references import REFERENCES, check_reference, random_signs, references
 from mechinterp.analysis.sets import Component, ablate_sets, ablated, check_components, components_of
 from mechinterp.analysis.setting import MEMORY, Metric, Progress, Setting
 from mechinterp.result import Result
@@ -89,6 +89,10 @@ class Ablated:
     def effect(self, measure: Measure, name: str, rows: Bool[Tensor, " example"] | None = None) -> Result:
         """What is lost of a measure, on all examples or on some.
 
+        Args:
+            name: of the result; ``head_exact_match``, ``head_token_accuracy`` and ``head_loss`` have a
+            figure.
+
         Returns:
             As ``effects_result``, dims ``reference`` and ``component``.
 
@@ -122,7 +126,7 @@ def component_ablation(
     components: Sequence[Component] | None = None,
     *,
     kinds: Sequence[str] = REFERENCES,
-    held_out: Tensor,
+    held_out: Tensor | None = None,
     read: Sequence[int] | Tensor = (-1,),
     attention_mask: Tensor | None = None,
     held_out_mask: Tensor | None = None,
@@ -147,11 +151,14 @@ def component_ablation(
     check_components(model, chosen)
     check_inputs(inputs, attention_mask)
     check_model(model)
+    for kind in kinds:
+        check_reference(kind, inputs, held_out)
     setting = Setting(model, inputs, lambda outputs: outputs[:, 0, 0], read, attention_mask, memory)
     outputs = setting.outputs()
     if outputs.shape[:2] != targets.shape:
         raise ValueError(
-            f"expected targets for the outputs read, {tuple(outputs.shape[:2])}, got {tuple(targets.shape)}"
+            f"expected targets for the outputs read, {tuple(outputs.shape[:2])}, got {tuple(targets.shape)}; "
+            "give read=, such as batch.read"
         )
     names = sorted({one.hook for one in chosen})
     own = setting.activations(names)
@@ -177,7 +184,9 @@ def component_ablation(
         control=Answers.stack(found[1]),
         intact=Answers.of(outputs, targets),
         rounding=1e-6,
-        provenance=gated(gate, {"teacher forced": True, "seed": seed, "held out": len(held_out)}),
+        provenance=gated(
+            gate, {"teacher forced": True, "seed": seed, "held out": 0 if held_out is None else len(held_out)}
+        ),
     )
 
 

@@ -85,7 +85,7 @@ def check_components(model: Any, components: Sequence[Component]) -> None:
     if strange or not components or len(set(components)) < len(components):
         raise ValueError(
             f"expected different components of this network, at least one, got {[str(c) for c in components]}"
-            + (f"; it has no {strange}" if strange else "")
+            + (f"; it has no {strange}; Component.named reads names" if strange else "")
         )
 
 

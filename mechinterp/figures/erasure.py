@@ -54,10 +54,10 @@ def erasure_bars(result: Result) -> go.Figure:
     )  # fmt: skip
     figure.update_yaxes(title="change of the mean metric", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title=reader, rangemode="tozero", row=1, col=2)
-    figure.update_xaxes(title="what was erased")
+    figure.update_xaxes(title="what was erased", tickangle=0, tickfont={"size": 9.5})
     figure.update_annotations(font={"size": 12})
     styled(figure, f"Erasing {rank} dimension{'s' * (rank != 1)} at {site}", height=430)
-    return figure.update_layout(margin={"t": 84}, legend={"y": -0.3})
+    return figure.update_layout(margin={"t": 84}, legend={"y": -0.36})
 
 
 def erasure_lines(result: Result) -> go.Figure:

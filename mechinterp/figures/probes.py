@@ -21,7 +21,7 @@ _TITLES = {
     "simplex_probe": "Probe of beliefs",
     "online_code": "Online code against the uniform code",
 }
-_PANELS = {"untrained": "untrained network", "control_task": "random labels by type"}
+_PANELS = {"untrained": "untrained<br>network", "control_task": "random labels<br>by type"}
 _MOST_TARGETS = 6
 
 
@@ -32,7 +32,7 @@ def score_maps(result: Result) -> go.Figure:
     """
     panels = {"held out": result.values}
     if result.control is not None:
-        panels["shuffled labels"] = result.control
+        panels["shuffled<br>labels"] = result.control
     panels |= {title: result.extra[name] for name, title in _PANELS.items() if name in result.extra}
     signed = "R²" in result.values.attrs.get("units", "")
     scale = (-1.0, 1.0) if signed else (0.0, 1.0)
@@ -44,7 +44,7 @@ def code_maps(result: Result) -> go.Figure:
     """Compression by hook and position, uniform over online code, beside that of shuffled labels."""
     panels = {"labels": result.extra["compression"]}
     if "shuffled_compression" in result.extra:
-        panels["shuffled labels"] = result.extra["shuffled_compression"]
+        panels["shuffled<br>labels"] = result.extra["shuffled_compression"]
     uniform = result.extra["uniform"]
     for name, title in _PANELS.items():
         if name in result.extra:
@@ -98,7 +98,7 @@ def _add_best(figure: go.Figure, result: Result, best: int, x: list[str]) -> Non
     beside = {"untrained": GOLD, "control_task": "#444"}
     for name in (name for name in beside if name in cell):
         figure.add_scatter(
-            x=x, y=cell[name], mode="markers", name=_PANELS[name],
+            x=x, y=cell[name], mode="markers", name=_PANELS[name].replace("<br>", " "),
             marker={"color": beside[name], "symbol": "diamond-open", "size": 7},
         )  # fmt: skip
     drawn = [cell[name] for name in ("held out", "shuffled_low", *beside) if name in cell]
@@ -113,7 +113,7 @@ def belief_maps(result: Result) -> go.Figure:
     """
     panels = {"held out": result.values}
     if result.control is not None:
-        panels["shuffled labels"] = result.control
+        panels["shuffled<br>labels"] = result.control
     true, read = (result.extra["beliefs"].sel(of=name).values for name in ("truth", "probe"))
     figure = make_subplots(
         rows=2, cols=2, vertical_spacing=0.2, horizontal_spacing=0.12,

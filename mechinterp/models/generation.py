@@ -20,10 +20,10 @@ Generator = HookedTransformer | HookedEncoderDecoder
 @torch.no_grad()
 def generate(
     model: Generator,
-    prompt: Int[Tensor, "batch prompt"],
+    prompt: Any,
     n_new: int,
     *,
-    end: int | None = None,
+    end: Any = None,
     attention_mask: Bool[Tensor, "batch prompt"] | None = None,
     encoded: Float[Tensor, "_ _ _"] | None = None,
     cached: bool = True,
@@ -32,8 +32,8 @@ def generate(
 
     Args:
         model: in evaluation mode.
-        prompt: what is written already; for an encoder-decoder the source and at least one token of the
-            target, as ``pack`` makes it.
+        prompt: what is written already, ids ``[batch, prompt]``; for an encoder-decoder the source and at
+        least one token of the target, as ``pack`` makes it.
         n_new: the most tokens to write.
         end: a sequence ends with this token, and is filled up with it; all stop when all have.
         attention_mask: true at real tokens of the prompt.
@@ -149,13 +149,19 @@ class _Cached:
 
 def _check(
     model: Generator,
-    prompt: Tensor,
+    prompt: Any,
     n_new: int,
-    end: int | None,
+    end: Any,
     mask: Tensor | None,
     encoded: Tensor | None,
 ) -> None:
     cfg = model.cfg
+    if not isinstance(prompt, Tensor) or prompt.ndim != 2:
+        got = f"shape {tuple(prompt.shape)}" if isinstance(prompt, Tensor) else type(prompt).__name__
+        raise ValueError(
+            f"expected a prompt of ids [batch, prompt], got {got}; a task's prompts() reads texts, and "
+            "[None] makes one sequence a batch"
+        )
     if model.training and cfg.dropout > 0:
         raise ValueError("expected a network in evaluation mode, got one with dropout; call model.eval()")
     if cfg.readout != "tokens" or cfg.d_vocab_out != cfg.d_vocab or cfg.d_input is not None:
@@ -168,10 +174,10 @@ def _check(
     room = cfg.n_ctx - prompt.shape[1] + getattr(cfg, "n_ctx_source", 0)
     if not 1 <= n_new <= room + 1:
         raise ValueError(
-            f"expected 1 to {room + 1} new tokens after {prompt.shape[1]}, got {n_new}; the network has "
-            f"n_ctx={cfg.n_ctx}"
+            f"expected a prompt that leaves room, and up to {max(room + 1, 0)} new tokens after "
+            f"{prompt.shape[1]}, got {n_new}; the network has n_ctx={cfg.n_ctx}"
         )
-    if end is not None and not 0 <= end < cfg.d_vocab:
+    if end is not None and not (isinstance(end, int) and 0 <= end < cfg.d_vocab):
         raise ValueError(f"expected an end token within [0, {cfg.d_vocab}), got {end}")
     if mask is not None and mask.shape != prompt.shape:
         raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mechinterp.hooks import ActivationCache, HookedRootModule, is_hooked
 from mechinterp.models.config import TransformerConfig
@@ -23,6 +24,19 @@ class TwoStackCache(ActivationCache):
             "expected the cache of a network of one stack, got one with attention to a source, which this "
             "sum would leave out; take hook_cross_attn_out beside hook_attn_out and hook_mlp_out"
         )
+
+    def __getitem__(self, key: Any) -> Tensor:
+        """By hook name, or by TransformerLens's shorthand, which knows the decoder's own attention only.
+
+        Raises:
+            ValueError: a shorthand that names another part.
+        """
+        if isinstance(key, tuple) and len(key) > 2 and key[2] not in (None, "", "a", "attn", "m", "mlp"):
+            raise ValueError(
+                f"expected attn or mlp of the decoder in {key}, got {key[2]!r}; name the hook instead, such "
+                "as blocks.0.cross_attn.hook_pattern or encoder.blocks.0.attn.hook_pattern"
+            )
+        return super().__getitem__(key)
 
     decompose_resid = stack_head_results = get_full_resid_decomposition = _refuse
 

@@ -235,16 +235,25 @@ class DigitAddition(Task):
 
     # ---- as tokens ------------------------------------------------------------------------
 
-    def batch(self, a: Int[Tensor, " n"], b: Int[Tensor, " n"], variables: bool = True) -> Batch:
+    def batch(self, a: Tensor, b: Tensor, variables: bool = True) -> Batch:
         """Problems as tokens, with the target as it should be.
 
+        Args:
+            a, b: whole numbers, ``[n]``.
+
         Raises:
-            ValueError: numbers that n digits do not hold.
+            ValueError: numbers that n digits do not hold, or that are not paired.
         """
+        if a.is_floating_point() or b.is_floating_point() or a.shape != b.shape or a.ndim != 1:
+            raise ValueError(
+                f"expected whole numbers [n] for both, got {a.dtype} {list(a.shape)} and {b.dtype} "
+                f"{list(b.shape)}; pair them, as integers"
+            )
         most = self.base**self.n_digits
         if len(a) == 0 or min(int(a.min()), int(b.min())) < 0 or max(int(a.max()), int(b.max())) >= most:
             raise ValueError(
-                f"expected numbers of {self.n_digits} digits, 0 to {most - 1}, at least one pair"
+                f"expected numbers of {self.n_digits} digits, 0 to {most - 1}, at least one pair, got "
+                f"{a.tolist()[:5]} and {b.tolist()[:5]}"
             )
         written = digits_of(a + b, self.n_digits + 1, self.base)
         written = written if self.reverse else written.flip(1)

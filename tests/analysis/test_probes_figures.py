@@ -72,7 +72,7 @@ def test_r_squared_is_centred_on_zero_and_accuracy_starts_there(drawn, name):
 def test_maps_show_the_control_and_the_raw_input_beside_the_score(drawn):
     result, figure = drawn["logistic_probe"]
     titles = [text.text for text in figure.layout.annotations]
-    assert titles == ["held out", "shuffled labels", "untrained network", "random labels by type"]
+    assert titles == ["held out", "shuffled<br>labels", "untrained<br>network", "random labels<br>by type"]
     first, second = figure.data[:2]
     np.testing.assert_allclose(first.z[:2], result.values)
     np.testing.assert_allclose(first.z[2], result.extra["raw_input"])

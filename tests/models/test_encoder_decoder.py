@@ -219,8 +219,8 @@ REFUSED = {
     "read_of_the_source": (lambda m: m(tokens(), read=(2,)), "positions of the target"),
     "mask": (lambda m: m(tokens(), attention_mask=torch.ones(4, 5).bool()), "attention_mask"),
     "long_source": (lambda m: m.pack(tokens(length=6), tokens(length=2)), "at most n_ctx_source"),
-    "more_than_there_is_room": (lambda m: generate(m, tokens(length=6), 7), "1 to 6 new tokens"),
-    "nothing_to_write": (lambda m: generate(m, tokens(length=6), 0), "1 to 6 new tokens"),
+    "more_than_there_is_room": (lambda m: generate(m, tokens(length=6), 7), "up to 6 new tokens"),
+    "nothing_to_write": (lambda m: generate(m, tokens(length=6), 0), "up to 6 new tokens"),
     "end": (lambda m: generate(m, tokens(length=6), 2, end=9), "an end token within"),
     "targets": (lambda m: Decoder(m, tokens(batch=3, length=5))(tokens(length=2)), "for 3 sources"),
     "rotary": (lambda m: network(positional_embedding_type="rotary"), "added to the stream"),
@@ -279,3 +279,22 @@ def test_what_the_encoder_made_must_fit_and_its_hooks_be_heard():
     hook = ("encoder.hook_out", lambda x, hook: x * 0)
     with model.hooks(fwd_hooks=[hook]), pytest.raises(ValueError, match="without hooks"):
         generate(model, prompt, 2, encoded=encoded)
+
+
+def test_a_shorthand_for_another_parts_activations_is_refused():
+    _, cache = network().run_with_cache(tokens())
+    assert torch.equal(cache["pattern", 0, "attn"], cache["blocks.0.attn.hook_pattern"])
+    for part in ("cross", "encoder", "foo"):
+        with pytest.raises(ValueError, match="name the hook instead"):
+            cache["pattern", 0, part]
+
+
+@pytest.mark.parametrize("prompt", ["123+456=", [[1, 2]], torch.zeros(6, dtype=torch.long)])
+def test_prompts_that_are_no_batches_of_ids_are_refused(prompt):
+    with pytest.raises(ValueError, match="a prompt of ids"):
+        generate(network(), prompt, 2)
+
+
+def test_a_prompt_without_room_is_refused_with_what_there_is():
+    with pytest.raises(ValueError, match="up to 0 new tokens"):
+        generate(network(), tokens(length=16), 2)

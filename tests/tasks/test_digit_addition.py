@@ -175,3 +175,16 @@ def test_there_is_no_longer_cascade_than_digits_and_no_other_pair():
     for kind, column in (("sum", 1), ("carry", 0), ("digit", 3)):
         with pytest.raises(ValueError, match="carry or digit and a column of 1 to 2"):
             DigitAddition().pairs(kind, column)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (torch.tensor([1.5]), torch.tensor([3.0]), "whole numbers"),
+        (torch.tensor([1, 2]), torch.tensor([3]), "pair them"),
+        (torch.tensor([1000]), torch.tensor([3]), "got \\[1000\\]"),
+    ],
+)
+def test_numbers_that_are_no_problems_are_refused(a, b, message):
+    with pytest.raises(ValueError, match=message):
+        DigitAddition().batch(a, b)

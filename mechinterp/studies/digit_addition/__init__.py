@@ -27,8 +27,9 @@ __all__ = ["KINDS", "Anatomy", "DigitAdditionStudy", "silent", "study"]
 PLAN = (
     (
         "The networks",
-        "Problems are held out by a hash, half of them with many columns that sum to nine in training only. "
-        "Each digit is written after those that the network wrote itself.",
+        "Which problems are held out is decided by a hash; nine in ten of them have their numbers swapped in "
+        "training. Half of the training problems are drawn so that many columns sum to nine. Each digit is "
+        "written after those that the network wrote itself.",
         ("exact_matches", "score_curves", "cascades", "more_digits"),
     ),
     (
@@ -40,7 +41,9 @@ PLAN = (
     ),
     (
         "Heads one at a time",
-        "A head at zero, at its mean at each position, or at its value in another problem.",
+        "A head at zero, at its mean at each position, or at its value in another problem. A digit of class "
+        "BaseAdd needs its own two digits only, one of UseCarry1 a carry that the column before makes by "
+        "itself, one of UseSum9 a carry that is handed on by columns that sum to nine.",
         ("head_exact_match", "head_token_accuracy", "head_loss", "head_columns"),
     ),
     (
@@ -51,7 +54,9 @@ PLAN = (
     (
         "The carry",
         "Pairs of problems whose sums differ by one in one column: by a carry into it, or by its own digits. "
-        "What each head brings of the difference when its output comes from the other problem.",
+        "What each head brings of the difference when its output comes from the other problem. What is "
+        "written before that column is the same in both, so that heads of the decoder's first self-attention "
+        "bring 0.",
         ("carry_heads", "digit_heads", "attention_example", "column_alignment"),
     ),
 )

@@ -38,8 +38,6 @@ def column_alignment(
     offsets: Sequence[int] = (0, 1),
     attention_mask: Tensor | None = None,
     untrained: Any = None,
-    draws: int = 1000,
-    seed: int = 0,
     gate: Gate | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Result:
@@ -50,27 +48,25 @@ def column_alignment(
         components: heads; all by default.
         offsets: columns that a key lies before its query; 0 is the same column.
         untrained: the network before training.
-        draws: of the null, in which each query of each example asks for one of the columns that it can see,
-            at random.
 
     Returns:
         Dims ``component``, ``offset``: attention to such keys, the mean over the queries that have one; NaN
         where none has. Trivial is the mean of even attention to all keys that may be seen. The control is
-        the null's mean: what a head gives that looks at digits, but at no column in particular. ``extra``:
-        ``even``, ``low`` and ``high`` (95 %, bootstrap over examples), and ``untrained``. Columns are few
-        and attention is much the same in all examples, so that no test of a head by itself has power:
+        what each query would give on average to one of the columns that it can see, drawn at random.
+        ``extra``: ``even``, ``low`` and ``high`` (95 %, bootstrap over examples), and ``untrained``. Columns
+        are few and attention is much the same in all examples, so that no test of a head by itself has power:
         read values beside ``even``, the null and the untrained network. The interval is that of the largest.
 
     Raises:
         ValueError: columns that are missing, do not fit or are nowhere related, components that are no heads
-            or not there, no draws.
+            or not there.
     """
     chosen = components_of(model) if components is None else list(components)
     check_components(model, chosen)
     check_inputs(inputs, attention_mask)
     check_model(model)
-    if any(one.head is None for one in chosen) or draws < 1:
-        raise ValueError(f"expected heads and at least 1 draw, got {[str(one) for one in chosen]}, {draws}")
+    if any(one.head is None for one in chosen):
+        raise ValueError(f"expected heads, got {[str(one) for one in chosen]}; leave out the MLPs")
     if missing := sorted({one.stack for one in chosen} - set(columns)):
         raise ValueError(f"expected columns for the stacks {missing} too, got those of {sorted(columns)}")
     own = _looks(model, inputs, chosen, columns, attention_mask)
@@ -83,7 +79,7 @@ def column_alignment(
         if not bool(look.related(offset).any()):
             continue
         by_example[:, *cell] = look.share(offset)
-        cells["null"][cell], cells["even"][cell] = look.null(offset, draws, seed), look.even_share(offset)
+        cells["null"][cell], cells["even"][cell] = look.null(offset), look.even_share(offset)
         if before is not None:
             cells["untrained"][cell] = before[cell[0]].share(offset).nanmean()
     if bool(by_example.isnan().all()):
@@ -92,7 +88,7 @@ def column_alignment(
             "the columns"
         )
     return _result(by_example, cells, chosen, offsets, before is not None, gated(
-        gate, {**(provenance or {}), "n": len(inputs), "draws": draws, "seed": seed}
+        gate, {**(provenance or {}), "n": len(inputs)}
     ))  # fmt: skip
 
 
@@ -129,13 +125,11 @@ class _Look:
         there = self.related(offset)
         return (x * there).sum((1, 2)) / there.any(2).sum(1)
 
-    def null(self, offset: int, draws: int, seed: int) -> float:
-        """Attention to a column drawn anew for each query, on average."""
+    def null(self, offset: int) -> float:
+        """Attention to a column drawn at random, for each query of those that it can see, on average."""
         where = self.related(offset).any(2)
-        seen = (self.even[where] > 0).double()
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.multinomial(seen, min(draws, 1000), replacement=True, generator=generator)
-        return self.given[where].gather(1, drawn).mean().item()
+        seen = self.even[where] > 0
+        return ((self.given[where] * seen).sum(1) / seen.sum(1)).mean().item()
 
 
 def _looks(

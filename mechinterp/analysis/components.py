@@ -91,7 +91,7 @@ class Ablated:
 
         Args:
             name: of the result; ``head_exact_match``, ``head_token_accuracy`` and ``head_loss`` have a
-            figure.
+                figure.
 
         Returns:
             As ``effects_result``, dims ``reference`` and ``component``.
@@ -213,8 +213,9 @@ def component_patching(
 
     Returns:
         As ``effects_result``, dim ``component``; ``extra["recovered"]`` is the effect as a share of the
-        difference between both intact runs. The control brings the output of another corrupted example: what
-        comes of any other output, without what clean and corrupted examples differ in.
+        difference between both intact runs, ``extra["recovered by control"]`` the control's. The control
+        brings the output of another corrupted example: what comes of any other output, without what clean and
+        corrupted examples differ in.
 
     Raises:
         ValueError: as ``activation_patching``; components that the network does not have.
@@ -235,13 +236,20 @@ def component_patching(
     other = ablate_sets(setting, sets, {hook: x[others] for hook, x in own.items()})
     gap = (other_end - before).mean()
     coords = {"component": [str(one) for one in chosen]}
-    recovered = xr.DataArray(
-        ((after - before).mean(-1) / gap).numpy(), dims="component", coords=coords,
-        attrs={"units": "share of the difference"},
+    recovered, by_other = (
+        xr.DataArray(
+            ((values - before).mean(-1) / gap).numpy(), dims="component", coords=coords,
+            attrs={"units": "share of the difference"},
+        )
+        for values in (after, other)
     )  # fmt: skip
     return effects_result(
         "component_patching", after, before, coords, gated(gate, {"teacher forced": True, "seed": seed}),
         other=other,
         rounding=setting.rounding(before), control_kind="its output in another corrupted run, at random",
-        extra={"recovered": recovered, "donor": xr.DataArray(other_end.numpy(), dims=["example"])}, seed=seed,
+        extra={
+            "recovered": recovered, "recovered by control": by_other,
+            "donor": xr.DataArray(other_end.numpy(), dims=["example"]),
+        },
+        seed=seed,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import field, fields, make_dataclass
 from importlib import import_module
 from typing import Any
@@ -48,13 +48,37 @@ def name_of(words: list[str], known: Iterable[str], command: str) -> str:
     return name
 
 
-def with_output(config_class: type, output_class: type) -> type:
+def _with_output(config_class: type, output_class: type) -> type:
     """A class of options: those of a config, and where its output goes."""
     both = [
         ("config", config_class, field(default_factory=config_class)),
         ("output", output_class, field(default_factory=output_class)),
     ]
     return make_dataclass("Options", both, namespace={"__doc__": config_class.__doc__}, frozen=True)
+
+
+def options_of(
+    command: str, words: list[str], known: Mapping[str, tuple[str, str]], output_class: type
+) -> tuple[str, Any, Any, Any]:
+    """What a command was asked: the first word names a study's module and its class of options.
+
+    Returns:
+        The name, the module, the config, and where its output goes.
+
+    Raises:
+        ValueError: no such name.
+    """
+    import tyro
+
+    name = name_of(words, known, command)
+    room, config_class = known[name]
+    module = import_module(f"mechinterp.studies.{room}")
+    both = tyro.cli(
+        tyro.conf.OmitArgPrefixes[_with_output(getattr(module, config_class), output_class)],
+        args=words[1:],
+        prog=f"mechinterp {command} {name}",
+    )
+    return name, module, both.config, both.output
 
 
 def folder_name(name: str, config: Any) -> str:

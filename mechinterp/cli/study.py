@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
-from mechinterp.cli.names import STUDIES, folder_name, name_of, watch, with_output
+from mechinterp.cli.names import STUDIES, folder_name, options_of, watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,18 +22,7 @@ class StudyOutput:
 
 def study(words: list[str]) -> int:
     """Run the study that is named first."""
-    import tyro
-
-    name = name_of(words, STUDIES, "study")
-    room, config_class = STUDIES[name]
-    module = import_module(f"mechinterp.studies.{room}")
-    config_type = getattr(module, config_class)
-    both = tyro.cli(
-        tyro.conf.OmitArgPrefixes[with_output(config_type, StudyOutput)],
-        args=words[1:],
-        prog=f"mechinterp study {name}",
-    )
-    config, output = both.config, both.output
+    name, module, config, output = options_of("study", words, STUDIES, StudyOutput)
     out = output.out or Path("runs") / folder_name(name, config)
     report = module.study(config, out, module.silent if output.json else watch)
     if output.json:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
-from mechinterp.cli.names import SWEEPS, folder_name, name_of, with_output
+from mechinterp.cli.names import SWEEPS, folder_name, options_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +30,7 @@ class SweepOutput:
 
 def sweep(words: list[str]) -> int:
     """Do the runs of the sweep that is named first, but those that are done."""
-    import tyro
-
-    name = name_of(words, SWEEPS, "sweep")
-    room, config_class = SWEEPS[name]
-    module = import_module(f"mechinterp.studies.{room}")
-    both = tyro.cli(
-        tyro.conf.OmitArgPrefixes[with_output(getattr(module, config_class), SweepOutput)],
-        args=words[1:],
-        prog=f"mechinterp sweep {name}",
-    )
-    config, output = both.config, both.output
+    name, module, config, output = options_of("sweep", words, SWEEPS, SweepOutput)
     out = output.out or Path("runs") / f"sweep_{folder_name(name, config)}"
 
     def told(run: str, done: int, of: int) -> None:

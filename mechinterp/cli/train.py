@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from mechinterp.cli.names import SCRIPTS, TRAININGS, folder_name, name_of, watch, with_output
+from mechinterp.cli.names import SCRIPTS, TRAININGS, folder_name, name_of, options_of, watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ def train(words: list[str]) -> int:
 
     name = name_of(words, [*TRAININGS, *SCRIPTS], "train")
     if name in SCRIPTS:
-        return _train_script(name, words[1:])
+        return _train_script(words)
     task_class, factory, recipes = TRAININGS[name]
     task_type = getattr(import_module("mechinterp.tasks"), task_class)
     build = getattr(import_module("mechinterp.models"), factory)
@@ -47,18 +47,10 @@ def train(words: list[str]) -> int:
     return _fit_into(options.out or Path("runs") / f"train_{name}", options.task, model, options.recipe)
 
 
-def _train_script(name: str, words: list[str]) -> int:
-    import tyro
-
-    room, options_class = SCRIPTS[name]
-    module = import_module(f"mechinterp.studies.{room}")
-    both = tyro.cli(
-        tyro.conf.OmitArgPrefixes[with_output(getattr(module, options_class), TrainOutput)],
-        args=words,
-        prog=f"mechinterp train {name}",
-    )
-    out = both.output.out or Path("runs") / f"train_{folder_name(name, both.config)}"
-    run = module.train(both.config, out, watch).run
+def _train_script(words: list[str]) -> int:
+    name, module, config, output = options_of("train", words, SCRIPTS, TrainOutput)
+    out = output.out or Path("runs") / f"train_{folder_name(name, config)}"
+    run = module.train(config, out, watch).run
     metrics = run.metrics
     shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float))
     print(f"{shown}, {metrics['steps']} steps. Run folder: {out}")

@@ -101,8 +101,8 @@ def brought_bars(result: Result) -> go.Figure:
     """The share of a difference that each head brings from the other problem: the mean, and each column."""
     names = [str(x) for x in result.values.component.values]
     figure = go.Figure()
-    for values, label, colour in ((result.values, "from its twin", BLUE), (result.control, "control", GREY)):
-        label = label if values is result.values else result.control_kind
+    bars = ((result.values, "from its twin", BLUE), (result.control, result.control_kind, GREY))
+    for values, label, colour in bars:
         figure.add_bar(x=names, y=values.mean("column").values, name=label, marker={"color": colour})
     for symbol, column in zip(("circle-open", "diamond-open", "square-open", "x-open"), result.values.column):
         figure.add_scatter(
@@ -120,13 +120,10 @@ def brought_bars(result: Result) -> go.Figure:
 def patched_bars(result: Result) -> go.Figure:
     """The share of the difference between two runs that each head brings from one into the other."""
     names = [str(x) for x in result.values.component.values]
-    gap = float(result.extra["donor"].mean()) - result.trivial
-    shares = {"from its twin": (result.extra["recovered"], BLUE)}
-    if result.control is not None:
-        shares[result.control_kind] = ((result.control - result.trivial) / gap, GREY)
+    bars = (("recovered", "from its twin", BLUE), ("recovered by control", result.control_kind, GREY))
     figure = go.Figure()
-    for name, (values, colour) in shares.items():
-        figure.add_bar(x=names, y=values.values, name=name, marker={"color": colour})
+    for share, name, colour in bars:
+        figure.add_bar(x=names, y=result.extra[share].values, name=name, marker={"color": colour})
     figure.update_layout(barmode="group")
     figure.update_xaxes(title="head", tickangle=-60, type="category")
     figure.update_yaxes(title="share of the difference brought")

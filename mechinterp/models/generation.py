@@ -33,7 +33,7 @@ def generate(
     Args:
         model: in evaluation mode.
         prompt: what is written already, ids ``[batch, prompt]``; for an encoder-decoder the source and at
-        least one token of the target, as ``pack`` makes it.
+            least one token of the target, as ``pack`` makes it.
         n_new: the most tokens to write.
         end: a sequence ends with this token, and is filled up with it; all stop when all have.
         attention_mask: true at real tokens of the prompt.

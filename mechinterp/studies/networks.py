@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import xarray as xr
 from torch import nn
 
 from mechinterp.analysis.gates import Gate
-from mechinterp.result import Result
+from mechinterp.result import NotLearned, Result
 from mechinterp.runs import Run
 from mechinterp.studies.base import Watch, silent, train
 from mechinterp.tasks.base import Task
@@ -141,7 +142,9 @@ def seed_findings(
         name: train_kind(name, kind, task, out / f"network_{number}", watch, share(kind))
         for number, (name, kind) in enumerate(kinds.items())
     }
-    found = take_apart(networks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotLearned)  # of a network that did not learn the claims say so, once
+        found = take_apart(networks)
     run.save_results(found.results.values())
     run.finish({name: one.gate.score for name, one in networks.items()})
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -11,7 +10,7 @@ import torch
 import xarray as xr
 
 from mechinterp.analysis.statistics import proportion_interval
-from mechinterp.result import NotLearned, Result
+from mechinterp.result import Result
 from mechinterp.studies.digit_addition.heads import Heads, generated, heads_of
 from mechinterp.studies.digit_addition.networks import (
     PLAIN,
@@ -55,17 +54,11 @@ class Anatomy:
 
     @classmethod
     def of(cls, networks: Mapping[str, Trained], n: int = 2000) -> Anatomy:
-        """Take the networks of a seed apart; of one that did not learn, the claims say so, once.
+        """Take the networks of a seed apart; claims say which did not learn.
 
         Args:
             n: problems on which heads are ablated.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotLearned)
-            return cls._of(networks, n)
-
-    @classmethod
-    def _of(cls, networks: Mapping[str, Trained], n: int) -> Anatomy:
         first = networks[REVERSED]
         batches = {name: one.task.dataset("test") for name, one in networks.items()}
         right = {name: exact(one.model, one.task, batches[name]) for name, one in networks.items()}

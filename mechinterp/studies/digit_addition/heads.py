@@ -175,17 +175,15 @@ def brought(one: Trained, kind: str, chosen: Sequence[Component], n: int = 500) 
     for column in columns:
         place = one.task.columns.index(column)
         both = one.task.pairs(kind, column, n=2 * n)
-        for rows, names in ((slice(n, None), ("value", "control")), (slice(0, n), ("chosen by",))):
+        for rows in (slice(0, n), slice(n, None)):
             more, less = (batch[rows] for batch in both)
             metric = logit_difference(more.targets[:, place], less.targets[:, place])
             found = component_patching(
                 one.model, more.inputs, less.inputs, metric, chosen, read=(place - one.task.n_target,),
                 gate=one.gate,
             )  # fmt: skip
-            gap = float(found.extra["donor"].mean()) - found.trivial
-            cells[names[0]].append(found.extra["recovered"].values)
-            if "control" in names:
-                cells["control"].append((found.control.values - found.trivial) / gap)
+            cells["value" if rows.start else "chosen by"].append(found.extra["recovered"].values)
+        cells["control"].append(found.extra["recovered by control"].values)
     coords = {"column": columns, "component": [str(each) for each in chosen]}
     arrays = {name: xr.DataArray(np.array(x), dims=list(coords), coords=coords) for name, x in cells.items()}
     arrays["value"].attrs["units"] = "share of the difference"

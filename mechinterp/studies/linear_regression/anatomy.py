@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +19,7 @@ from mechinterp.analysis.in_context import (
     method_agreement,
 )
 from mechinterp.analysis.rank_collapse import collapse_without_parts
-from mechinterp.result import NotLearned, Result
+from mechinterp.result import Result
 from mechinterp.studies.linear_regression.losses import over_optimum
 from mechinterp.studies.linear_regression.networks import (
     DEEP,
@@ -62,13 +61,7 @@ class Anatomy:
 
     @classmethod
     def of(cls, networks: Mapping[str, Trained], n: int = 8192) -> Anatomy:
-        """Take the networks of a seed apart; of one that did not learn, the claims say so, once."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotLearned)
-            return cls._of(networks, n)
-
-    @classmethod
-    def _of(cls, networks: Mapping[str, Trained], n: int) -> Anatomy:
+        """Take the networks of a seed apart; claims say which did not learn."""
         task = replace(networks[LINEAR].task, n_test=n)
         batch = task.dataset("test")
         given = {name: answers(one.model, task, batch) for name, one in networks.items()}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
-from mechinterp.result import NotLearned, Result
+from mechinterp.result import Result
 from mechinterp.studies.networks import Trained, score_curves
 from mechinterp.studies.text_arithmetic.networks import RESIDUE, SUM
 from mechinterp.studies.text_arithmetic.residues import residues
@@ -38,17 +37,11 @@ class Anatomy:
 
     @classmethod
     def of(cls, networks: Mapping[str, Trained], n: int = 6000) -> Anatomy:
-        """Take the networks of a seed apart; of one that did not learn, the claims say so, once.
+        """Take the networks of a seed apart; claims say which did not learn.
 
         Args:
             n: problems on which they are probed.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotLearned)
-            return cls._of(networks, n)
-
-    @classmethod
-    def _of(cls, networks: Mapping[str, Trained], n: int) -> Anatomy:
         batches = {name: one.task.dataset("test") for name, one in networks.items()}
         given = {name: one.task.answers(one.model, batches[name]) for name, one in networks.items()}
         before = {name: one.task.answers(one.untrained, batches[name]) for name, one in networks.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
+from functools import partial
 from pathlib import Path
 
 from mechinterp.result import Claim, claims_table, format_number
@@ -127,19 +128,36 @@ def by_network(runs: list[Run]) -> str:
     return "\n".join([*parts, "", claims_table(run.claims)])
 
 
-def by_order(runs: list[Run]) -> str:
-    """Exact match of each network that adds, seed by seed, and the claims, which are over seeds already."""
+def by_scores(runs: list[Run], table: str, said: str) -> str:
+    """What each network of a study scores, seed by seed, and the claims, which are over seeds already.
+
+    Args:
+        table: the result with the scores, of dims ``network``; every seed has its own.
+        said: what a score is.
+    """
     run = max(runs, key=lambda run: run.config["seeds"])
     seeds = range(run.config["seed"], run.config["seed"] + run.config["seeds"])
-    parts = [Run.open(run.path / f"seed_{seed}").results for seed in seeds]
+    parts = [Run.open(run.path / f"seed_{seed}").results[table] for seed in seeds]
     rows = [f"| network | {' | '.join(f'seed {seed}' for seed in seeds)} |", "|---" * (len(parts) + 1) + "|"]
-    for name in map(str, parts[0]["exact_matches"].values.network.values):
-        cells = [f"{float(part['exact_matches'].values.sel(network=name)):.4f}" for part in parts]
-        rows.append(f"| {name} | {' | '.join(cells)} |")
-    said = (
-        f"{len(parts)} seeds. Share of {parts[0]['exact_matches'].provenance['n']} held-out problems written"
-    )
-    return "\n".join([f"{said} right, greedily:\n", *rows, "", claims_table(run.claims)])
+    for name in map(str, parts[0].values.network.values):
+        rows.append(f"| {name} | {' | '.join(f'{float(p.values.sel(network=name)):.4f}' for p in parts)} |")
+    head = f"{len(parts)} seeds. {said.format(n=parts[0].provenance['n'])}:\n"
+    return "\n".join([head, *rows, "", claims_table(run.claims)])
+
+
+PAGES = {
+    "regex-language": by_language,
+    "linear-regression": by_network,
+    "digit-addition": partial(
+        by_scores, table="exact_matches", said="Share of {n} held-out problems written right, greedily"
+    ),
+    "text-arithmetic": partial(
+        by_scores,
+        table="network_scores",
+        said="On {n} held-out problems, R² of sums and of residues as published, otherwise the share right",
+    ),
+}
+"""How a study's runs become a section; others have one row a claim over their seeds."""
 
 
 def main(root: str = "runs/studies", target: str = "RESULTS.md") -> None:
@@ -150,9 +168,8 @@ def main(root: str = "runs/studies", target: str = "RESULTS.md") -> None:
             by_study[run.config["study"]].append(run)
     if not by_study:
         raise SystemExit(f"expected finished studies below {root}, found none; run `make studies`")
-    pages = {"regex-language": by_language, "linear-regression": by_network, "digit-addition": by_order}
     sections = kept(Path(target))
-    sections |= {study: pages.get(study, by_seed)(runs) for study, runs in by_study.items()}
+    sections |= {study: PAGES.get(study, by_seed)(runs) for study, runs in by_study.items()}
     parts = [f"## {study}\n\n{text}\n" for study, text in sorted(sections.items())]
     Path(target).write_text("\n".join([HEAD, *parts]))
 

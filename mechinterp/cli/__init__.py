@@ -73,4 +73,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _is_the_users(error: Exception) -> bool:
     """Whether an error is a mistake that its message tells how to mend; others keep their traceback."""
     # Diverged by name: its module would bring torch to every command.
-    return isinstance(error, (ValueError, OSError)) or type(error).__name__ == "Diverged"
+    missing = isinstance(error, ImportError) and str(error).startswith("expected")
+    return isinstance(error, (ValueError, OSError)) or missing or type(error).__name__ == "Diverged"

@@ -46,6 +46,11 @@ def text_arithmetic(task: TextArithmetic, **changes: Any) -> HookedTransformer:
             "expected a task with zero_padded=True, got texts of many lengths; this network takes place "
             "values from positions"
         )
+    if task.max_operand >= 10**5:
+        raise ValueError(
+            f"expected numbers below 100,000, got max_operand={task.max_operand}; larger sums are not exact "
+            "in 32 bits"
+        )
     modular = isinstance(task, TextModular)
     if modular and task.readout == "value":
         raise ValueError("expected residues as classes or circles, got values; choose another readout")

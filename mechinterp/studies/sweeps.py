@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,8 @@ def sweep(
         The finished runs by name, in the order of ``settings``.
 
     Raises:
-        ValueError: no settings, fewer than one worker, or names that cannot be folders.
+        ValueError: no settings, fewer than one worker, names that cannot be folders, or a folder with a run
+            of other settings.
         ImportError: a cluster is asked for without the extra ``cluster``.
         Exception: that of the first run that fails, once the others under way have ended.
     """
@@ -54,12 +57,31 @@ def sweep(
     for name in settings:
         if Path(name).name != name or not name.strip("."):
             raise ValueError(f"expected names that folders can have, got {name!r}; change it")
+    for name, given in settings.items():
+        _check_same(Run(place / name), given)
     left = {name: given for name, given in settings.items() if not Run(place / name).finished}
     done = len(settings) - len(left)
     for name in _by_cluster(one, left, place, cluster) if cluster else _here(one, left, place, workers):
         done += 1
         told(name, done, len(settings))
     return {name: Run.open(place / name) for name in settings}
+
+
+def _check_same(run: Run, given: Any) -> None:
+    """Refuse a folder that holds a run of other settings, where these are a record."""
+    if not run.finished or not is_dataclass(given):
+        return
+    config, wanted = run.config, asdict(given)
+    other = {name: config[name] for name, value in wanted.items() if config.get(name, value) != value}
+    if other:
+        raise ValueError(
+            f"expected {run.path} to hold a run of these settings, got one of {other}; choose another folder"
+        )
+
+
+def _key(folder: Path, given: Any) -> str:
+    """A name on the cluster that is this run's alone."""
+    return f"mechinterp-{folder.name}-{hashlib.sha256(f'{folder} {given}'.encode()).hexdigest()[:16]}"
 
 
 def _here(one: One, left: Mapping[str, Any], place: Path, workers: int) -> Iterator[str]:
@@ -93,7 +115,7 @@ def _by_cluster(one: One, left: Mapping[str, Any], place: Path, cluster: str) ->
     place = place.resolve()
     with Client(cluster) as client:
         names = {
-            client.submit(one, given, place / name, key=f"mechinterp-{place.name}-{name}", retries=2): name
+            client.submit(one, given, place / name, key=_key(place / name, given), retries=2): name
             for name, given in left.items()
         }
         try:

@@ -153,7 +153,9 @@ class Task:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Task:
         """A task from ``to_json``'s record."""
-        return cls(**{key: value for key, value in record.items() if key != "task"})
+        return cls(
+            **{key: tuple(x) if isinstance(x, list) else x for key, x in record.items() if key != "task"}
+        )
 
 
 def cross_entropy(

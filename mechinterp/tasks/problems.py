@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -26,7 +28,8 @@ class Problems:
 
     Args:
         held_out: share of all pairs that are tested on, half of it, or validated on.
-        unordered: whether a pair and the same two numbers swapped are in the same split.
+        unordered: whether a pair and the same two numbers swapped are in the same split. Of ``fixed`` ones
+            then only one order is given: a probe that splits them again must not meet a twin.
     """
 
     most: int
@@ -47,10 +50,21 @@ class Problems:
         order = torch.randperm(len(self), generator=generator)
         return torch.stack((order // self.most, order % self.most), 1)
 
+    def number(self, pairs: Pairs) -> Int[Tensor, " _"]:
+        """A number for each pair; the same for a pair and its swap if these count as one."""
+        first, second = (pairs.amin(1), pairs.amax(1)) if self.unordered else pairs.unbind(1)
+        return first * self.most + second
+
     def share(self, pairs: Pairs) -> Float[Tensor, " _"]:
         """Where each pair lies in the split, from 0 to 1: test, then val, then train."""
-        first, second = (pairs.amin(1), pairs.amax(1)) if self.unordered else pairs.unbind(1)
-        return hashed(first * self.most + second, self.seed)
+        return hashed(self.number(pairs), self.seed)
+
+    def once(self, pairs: Pairs) -> Pairs:
+        """The first of each, in the order given."""
+        if not self.unordered:
+            return pairs
+        _, first = np.unique(self.number(pairs).numpy(), return_index=True)
+        return pairs[torch.from_numpy(np.sort(first))]
 
     def trains(self, pairs: Pairs) -> Bool[Tensor, " _"]:
         """Which pairs may be trained on."""
@@ -71,11 +85,24 @@ class Problems:
         return pairs[(share >= low) & (share < high)]
 
     def train(self, n: int, generator: torch.Generator, draw: Draw) -> Pairs:
-        """n pairs to train on."""
+        """n pairs to train on.
+
+        Raises:
+            ValueError: all of them are held out.
+        """
+        if not self._can_train:
+            raise ValueError(
+                f"expected problems to train on, got none of {len(self)}; lower held_out ({self.held_out}), "
+                "or have larger numbers"
+            )
         found: list[Tensor] = []
         while sum(map(len, found)) < n:
             found.append(self.of("train", draw(n + n // 4 + 16, generator)))
         return torch.cat(found)[:n]
+
+    @cached_property
+    def _can_train(self) -> bool:
+        return not self.few or bool(self.trains(self.every(torch.Generator())).any())
 
     def fixed(self, split: Split, n: int, draw: Draw) -> Pairs:
         """The same pairs at every call, at most n; of test and val no pair twice where all can be listed.
@@ -87,10 +114,10 @@ class Problems:
         generator = torch.Generator().manual_seed(self.seed + 10**6 * place)
         if split == "train":
             return self.train(n, generator, draw)
-        found = [self.of(split, self.every(generator) if self.few else draw(20 * n, generator))]
-        while not self.few and sum(map(len, found)) < n:
-            found.append(self.of(split, draw(20 * n, generator)))
-        pairs = torch.cat(found)[:n]
+        pairs = self.once(self.of(split, self.every(generator) if self.few else draw(20 * n, generator)))
+        while not self.few and len(pairs) < n:
+            pairs = self.once(torch.cat((pairs, self.of(split, draw(20 * n, generator)))))
+        pairs = pairs[:n]
         if not len(pairs):
             raise ValueError(
                 f"expected held-out problems, got none of {len(self)}; raise held_out, or have larger numbers"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -96,8 +97,9 @@ class TextModular(TextArithmetic):
     readout: str = "classes"
     """What is answered: classes, circle or value."""
 
-    frequencies: tuple[int, ...] = (1, 2, 5, 11, 23)
-    """Of the circles."""
+    frequencies: tuple[int, ...] | None = None
+    """Of the circles; by default up to five between 1 and ``k // 2``. Together they must tell all residues
+    apart."""
 
     scale: float = 2000.0
     """What residues are divided by as values."""
@@ -108,10 +110,13 @@ class TextModular(TextArithmetic):
             raise ValueError(f"expected a modulus k >= 2, got {self.k}; raise it")
         if self.readout not in READOUTS:
             raise ValueError(f"expected readout {', '.join(READOUTS)}, got {self.readout!r}; choose one")
-        high = self.k // 2
-        if not self.frequencies or not all(1 <= f <= high for f in self.frequencies):
+        high, chosen = self.k // 2, self.frequencies
+        if chosen is not None and (
+            not chosen or not all(1 <= f <= high for f in chosen) or math.gcd(self.k, *chosen) > 1
+        ):
             raise ValueError(
-                f"expected frequencies of 1 to {high}, at least one, got {self.frequencies}; change them"
+                f"expected frequencies of 1 to {high}, at least one, that have no divisor in common with "
+                f"k = {self.k}, so that no two residues share all their points, got {chosen}; change them"
             )
         if not self.scale > 0:
             raise ValueError(f"expected scale > 0, got {self.scale}; raise it")
@@ -129,7 +134,7 @@ class TextModular(TextArithmetic):
     @property
     def d_answer(self) -> int:
         """Outputs of the network."""
-        return {"classes": self.k, "circle": 2 * len(self.frequencies), "value": 1}[self.readout]
+        return {"classes": self.k, "circle": self.circles.shape[1], "value": 1}[self.readout]
 
     @property
     def trivial(self) -> float:
@@ -151,7 +156,10 @@ class TextModular(TextArithmetic):
     @cached_property
     def circles(self) -> Float[Tensor, "residue out"]:
         """The points of each residue, a cosine and a sine for each frequency."""
-        turns = torch.outer(torch.arange(self.k), torch.tensor(self.frequencies)) % self.k
+        high = self.k // 2
+        spread = (1, *(max(1, round(high * share)) for share in (0.04, 0.11, 0.23, 0.48)))
+        chosen = sorted(set(spread)) if self.frequencies is None else self.frequencies
+        turns = torch.outer(torch.arange(self.k), torch.tensor(chosen)) % self.k
         angles = 2 * torch.pi * turns.double() / self.k
         return torch.stack((angles.cos(), angles.sin()), -1).flatten(1).float()
 
@@ -197,6 +205,14 @@ class TextModular(TextArithmetic):
 
 
 def r_squared(outputs: Float[Tensor, "*n"], targets: Float[Tensor, "*n"]) -> float:
-    """The share of the targets' variance that is not lost."""
+    """The share of the targets' variance that is not lost.
+
+    Raises:
+        ValueError: targets that are all the same, of which there is no variance to explain.
+    """
     outputs, targets = outputs.double(), targets.double()
+    if bool((targets == targets.flatten()[0]).all()):
+        raise ValueError(
+            "expected answers that differ, got one for all problems: R^2 is undefined; give more"
+        )
     return 1 - ((outputs - targets).square().mean() / targets.var(correction=0)).item()

@@ -51,7 +51,8 @@ class TextArithmetic(Task):
     right, as published."""
 
     file: str | None = None
-    """A file of problems, ``text<TAB>answer`` a line, instead of all pairs of numbers."""
+    """A file of problems, ``text<TAB>answer`` a line, instead of all pairs of numbers; read once, in an order
+    that the seed draws, and split like these."""
 
     n_train: int | None = None
     """So many fixed problems to train on, instead of all that are not held out."""
@@ -67,12 +68,11 @@ class TextArithmetic(Task):
         super().__post_init__()
         if not 1 <= self.max_operand < 2**30:
             raise ValueError(f"expected a max_operand of 1 or more, got {self.max_operand}; raise it")
-        if any(self.template.count(name) != 1 for name in ("{x}", "{y}")) or re.search(
-            r"\d|\t|\n|\}\{", self.template
-        ):
+        around = self.template.replace("{x}", "", 1).replace("{y}", "", 1)
+        if len(around) != len(self.template) - 6 or re.search(r"[\d\t\n{}]", around) or "}{" in self.template:
             raise ValueError(
-                "expected a template with {x} and {y} once each, something between them, and no digits, tabs "
-                f"or lines of its own, got {self.template!r}; such as {{x}} + {{y}} = ?"
+                "expected a template with {x} and {y} once each, something between them, and no digits, "
+                f"tabs, lines or braces of its own, got {self.template!r}; such as {{x}} + {{y}} = ?"
             )
         if self.padding_side not in ("left", "right"):
             raise ValueError(f"expected padding_side left or right, got {self.padding_side!r}; choose one")
@@ -82,6 +82,11 @@ class TextArithmetic(Task):
             raise ValueError(
                 f"expected n_test >= 10, n_train >= 1 and seed >= 0, got {self.n_test}, {self.n_train} and "
                 f"{self.seed}; raise it"
+            )
+        if self._given is not None and self.n_train is not None and len(self._given) < self.n_train:
+            raise ValueError(
+                f"expected {self.n_train} problems to train on, got {len(self._given)} that are not held "
+                "out; lower n_train"
             )
 
     # ---- what the answer is: subclasses say ------------------------------------------------
@@ -171,10 +176,16 @@ class TextArithmetic(Task):
         return Problems(most=self.max_operand + 1, held_out=self.held_out, seed=self.seed, unordered=True)
 
     @cached_property
+    def _of_file(self) -> Int[Tensor, "n 2"]:
+        assert self.file is not None
+        pairs = self.pairs_of(self.file)
+        return pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(self.seed))]
+
+    @cached_property
     def _given(self) -> Int[Tensor, "n 2"] | None:
         """The problems of the file, or the fixed ones, that may be trained on."""
         if self.file is not None:
-            pairs = self._problems.of("train", self.pairs_of(self.file))
+            pairs = self._problems.of("train", self._of_file)
             if not len(pairs):
                 raise ValueError(f"expected problems to train on in {self.file}, got none; add some")
             return pairs if self.n_train is None else pairs[: self.n_train]
@@ -204,7 +215,7 @@ class TextArithmetic(Task):
         """
         n = self.n_test if split == "test" else max(1, self.n_test // 5)
         if self.file is not None:
-            pairs = self._problems.of(split, self.pairs_of(self.file))[:n]
+            pairs = self._problems.once(self._problems.of(split, self._of_file))[:n]
             if not len(pairs):
                 raise ValueError(f"expected problems of {split} in {self.file}, got none; add some")
         elif split == "train" and self._given is not None:
@@ -292,7 +303,9 @@ class TextArithmetic(Task):
                 wrong.append(f"line {number}: {line!r} is not {self.template!r}, a tab and an answer")
                 continue
             x, y = int(found["x"]), int(found["y"])
-            if max(x, y) > self.max_operand:
+            if text != self.written(x, y):
+                wrong.append(f"line {number}: {text!r} is written {self.written(x, y)!r} by this task")
+            elif max(x, y) > self.max_operand:
                 wrong.append(f"line {number}: {text!r} has a number above max_operand {self.max_operand}")
             elif answers[0].strip() != (right := str(int(self.answer(torch.tensor([x + y]))))):
                 wrong.append(f"line {number}: {text!r} has the answer {answers[0]!r}, expected {right}")

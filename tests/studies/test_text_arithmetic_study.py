@@ -8,7 +8,7 @@ import pytest
 
 from mechinterp import cli
 from mechinterp.runs import Run
-from mechinterp.studies.text_arithmetic import TextArithmeticStudy, TextGrid, grid, networks, residues
+from mechinterp.studies.text_arithmetic import TextArithmeticStudy, TextGrid, grid, networks, residues, sums
 from mechinterp.studies.text_arithmetic import scale as room
 from mechinterp.studies.text_arithmetic.anatomy import Anatomy
 from mechinterp.training import Recipe
@@ -21,7 +21,9 @@ CLAIMS = {
 RESULTS = {
     "network_scores", "score_curves", "sum_map", "sum_erasure", "sum_erasure_first", "sum_heads",
     "fourier_probe", "period_probe", "residue_readers", "erasure_curve", "residue_heads", "attention_entropy",
-    "scale_trends",
+    "scale_trends", "sum_periods", "sum_attention", "difference_erasure_first", "sum_curve",
+    "published_probe",
+    "erasure_curve_first",
 }  # fmt: skip
 
 
@@ -37,9 +39,10 @@ def quick(monkeypatch):
         "text_arithmetic",
         lambda task, **changes: build(task, d_model=16, n_heads=2, d_mlp=16, **changes),
     )
-    for name in set(residues.READERS) - {"ridge", "MLP, 64", "logistic"}:
+    for name in set(residues.READERS) - {"ridge", "MLP, 256", "logistic"}:
         monkeypatch.delitem(residues.READERS, name)
-    monkeypatch.setattr(residues, "CIRCLES", 2)
+    monkeypatch.setattr(residues, "WAVES", 2)
+    monkeypatch.setattr(sums, "WAVES", 2)
     monkeypatch.setattr(Anatomy.of.__func__, "__defaults__", (400,))
     small = TextGrid(n_layers=(1, 2), d_model=(8,), n_heads=2, seeds=2, steps=2, max_operand=60, n_test=100)
     monkeypatch.setattr(TextArithmeticStudy, "grid", property(lambda self: small))
@@ -103,19 +106,30 @@ def test_a_grid_goes_on_with_what_is_left(tmp_path, monkeypatch):
     assert np.array_equal(again.values, whole.values)
 
 
+def test_a_folder_with_runs_of_other_settings_is_refused(tmp_path):
+    grid(replace(SMALL, n_layers=(1,), d_model=(8,)), tmp_path)
+    with pytest.raises(ValueError, match=r"these settings, got one of {'steps': 3}"):
+        grid(replace(SMALL, n_layers=(1,), d_model=(8,), steps=4), tmp_path)
+
+
 def test_trends_are_read_off_planted_errors():
-    config = replace(SMALL, n_layers=(1, 2, 4), d_model=(8, 16, 32), seeds=2, n_test=150)
+    config = replace(SMALL, n_layers=(1, 2, 4), d_model=(8, 16, 32), seeds=2, max_operand=99, n_test=200)
     planted = {
         name: dict.fromkeys(room.MEASURES, 9.0)
-        | {"rmse": 10 ** (1 - 0.5 * np.log2(cell.d_model) - 0.3 * np.log2(cell.n_layers))}
+        | {"r2": 1.0, "rmse": 10 ** (1 - 0.5 * np.log2(cell.d_model) - 0.3 * np.log2(cell.n_layers))}
         for name, cell in config.settings().items()
     }
     found = room.scale(config, planted)
     np.testing.assert_allclose(found.extra["slopes"].sel(scale="width"), -0.5, atol=1e-9)
     np.testing.assert_allclose(found.extra["slopes"].sel(scale="layers"), -0.3, atol=1e-9)
     np.testing.assert_allclose(found.extra["untrained slopes"], 0.0, atol=1e-9)
+    assert found.provenance["networks that learned"] == "18 of 18"
     alone = room.scale(replace(config, n_layers=(1,)), planted)
     assert np.isnan(alone.extra["slopes"].sel(scale="layers")).all()
+    narrow = {name: {**one, "r2": one["r2"] * ("width-8_" not in name)} for name, one in planted.items()}
+    wild = {name: {**one, "rmse": 1e9} for name, one in narrow.items() if one["r2"] == 0}
+    few = room.scale(config, narrow | wild)
+    np.testing.assert_allclose(few.extra["slopes"].sel(scale="width"), -0.5, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +138,7 @@ def test_trends_are_read_off_planted_errors():
         ({"d_model": ()}, "at least one each"),
         ({"steps": 0}, "at least one each"),
         ({"n_heads": 3}, "share evenly"),
+        ({"n_layers": (1, 1)}, "name each once"),
         ({"n_test": 20}, "four for each dimension"),
     ],
 )

@@ -1,5 +1,7 @@
 """Problems as text: every text is read back, answers are right, and what cannot be read is refused."""
 
+import json
+
 import pytest
 import torch
 
@@ -123,6 +125,20 @@ def test_lines_that_are_no_problems_are_named(tmp_path):
         KINDS["sum"].pairs_of(path)
 
 
+def test_a_number_written_otherwise_is_named_and_a_file_is_read_when_the_task_is_made(tmp_path):
+    path = tmp_path / "problems.tsv"
+    path.write_text("1 + 02 = ?\t3\n")
+    with pytest.raises(ValueError, match=r"line 1.*written '1 [+] 2 = [?]'"):
+        TextSum(max_operand=99, file=str(path))
+
+
+def test_the_order_of_a_file_tells_nothing_of_its_splits(tmp_path):
+    path, x = tmp_path / "problems.tsv", torch.arange(100).repeat_interleave(4)
+    KINDS["sum"].write(path, torch.stack((x, torch.arange(400) % 7), 1))
+    task = TextSum(max_operand=99, file=str(path), n_train=40)
+    assert task.sample(500, torch.Generator()).variables["x"].max() > 80
+
+
 def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "problems.tsv").write_text("")
     with pytest.raises(ValueError, match="got none"):
@@ -156,12 +172,42 @@ def test_texts_that_cannot_be_read_are_refused(texts, message):
         (TextSum, {"n_train": 0}, "n_train"),
         (TextModular, {"k": 1}, "modulus"),
         (TextModular, {"readout": "tokens"}, "readout"),
-        (TextModular, {"k": 7}, "frequencies"),
+        (TextModular, {"k": 7, "frequencies": (1, 4)}, "of 1 to 3"),
+        (TextModular, {"k": 20, "frequencies": (2, 4)}, "no divisor in common"),
+        (TextSum, {"template": "{x} + {y} {z}"}, "braces"),
+        (TextSum, {"max_operand": 9, "n_train": 1000}, "lower n_train"),
     ],
 )
 def test_what_cannot_be_is_refused(kind, fields, message):
     with pytest.raises(ValueError, match=message):
         kind(**fields)
+
+
+@pytest.mark.parametrize("k", [2, 3, 7, 10, 97])
+def test_points_of_every_modulus_tell_all_residues_apart(k):
+    task = TextModular(k=k, readout="circle")
+    assert torch.equal(task.residues(task.circles[:, None])[:, 0], torch.arange(k))
+    assert TextModular.from_json(json.loads(json.dumps(task.to_json()))) == task
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_no_held_out_problem_is_there_twice_not_even_swapped(split):
+    found = TextSum(max_operand=60).dataset(split).variables
+    pairs = torch.stack((torch.minimum(found["x"], found["y"]), torch.maximum(found["x"], found["y"])), 1)
+    assert len(pairs.unique(dim=0)) == len(pairs)
+
+
+def test_nothing_to_train_on_is_refused():
+    task = TextSum(max_operand=1, held_out=0.95, seed=1)
+    with pytest.raises(ValueError, match="lower held_out"):
+        task.sample(4, torch.Generator())
+
+
+def test_r2_of_one_answer_is_undefined():
+    task = KINDS["sum"]
+    batch = task.batch(torch.tensor([1, 2]), torch.tensor([2, 1]))
+    with pytest.raises(ValueError, match="undefined"):
+        task.score(certain(task, batch), batch)
 
 
 def test_numbers_out_of_range_are_refused():

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mechinterp.analysis.erasure.erasers import Eraser
 from mechinterp.analysis.erasure.readout import decodability, halve
-from mechinterp.hooks import HookedRootModule, Site, resolve, run, run_with_cache
+from mechinterp.hooks import HookedRootModule, Site, axes_of, resolve, run, run_with_cache
 
 Metric = Callable[[Tensor], Tensor]
 
@@ -57,8 +57,8 @@ class Place:
         """Run the intact network.
 
         Raises:
-            ValueError: a site of several hook points or of single examples, a model that drops out at
-                random, or a metric that is not one finite number an example.
+            ValueError: a site of several hook points, of single examples or with padding; a model that drops
+                out at random; or a metric that is not one finite number an example.
         """
         names = resolve(model, site)
         if len(names) > 1 or "batch" in dict(site.index):
@@ -71,6 +71,7 @@ class Place:
                 "expected a model without dropout, got one in training mode; call model.eval() first"
             )
         outputs, cache = run_with_cache(model, inputs, names=names[0], **forward)
+        _check_real(site, names[0], cache[names[0]], forward.get("attention_mask"))
         fit, held = halve(torch.arange(len(inputs)), seed)
         return cls(
             model=model, inputs=inputs, site=site, metric=metric, forward=forward, seed=seed,
@@ -124,6 +125,22 @@ def check_enough(inputs: Tensor, z: Tensor, draws: int) -> None:
         )
     if draws < 1:
         raise ValueError(f"expected at least 1 random eraser as a control, got draws={draws}")
+
+
+def _check_real(site: Site, name: str, x: Tensor, mask: Tensor | None) -> None:
+    """Refuse a site that covers padding."""
+    axes = axes_of(name, x.ndim)
+    if mask is None or "position" not in axes:
+        return
+    at = [1] * x.ndim
+    at[0], at[axes.index("position")] = mask.shape
+    covered = site.read(name, mask.bool().to(x.device).reshape(at).expand(x.shape))
+    if not bool(covered.all()):
+        raise ValueError(
+            f"expected a site of real tokens, got {site}, which covers padding in "
+            f"{int((~covered.flatten(1).all(1)).sum())} of {len(mask)} examples; choose a position that is "
+            "real in all, or pad on the other side"
+        )
 
 
 def _one_each(scores: Tensor, n: int) -> NDArray[np.float64]:

@@ -36,14 +36,20 @@ PLAN = (
         "The sum: read",
         "A ridge probe at every character, after every layer. The untrained network has it too where "
         "characters can be told apart by place: reading is not using.",
-        ("sum_map",),
+        ("sum_map", "sum_periods", "sum_attention"),
     ),
     (
         "The sum: erased",
         "One direction goes at the last character: that of LEACE, the mean's, the probe's own, or one at "
-        "random. The network then answers, and a fresh probe reads; first after the last layer, then after "
-        "the first, from which later layers can look again.",
-        ("sum_erasure", "sum_erasure_first", "sum_heads"),
+        "random. The network then answers, and a fresh probe reads; first after the last layer, where a "
+        "linear readout follows and has no choice, then after the first, from which later layers can look "
+        "again. There also that of the numbers' difference, and circles of the sum, one after another.",
+        ("sum_erasure", "sum_erasure_first", "difference_erasure_first", "sum_curve", "sum_heads"),
+    ),
+    (
+        "The residue as published: refused",
+        "The published network has learned nothing; what probes find in it is marked as untested.",
+        ("published_probe",),
     ),
     (
         "The residue: read",
@@ -53,8 +59,9 @@ PLAN = (
     ),
     (
         "The residue: erased",
-        "Circles go one after another, those that are read best first.",
-        ("erasure_curve",),
+        "Circles go one after another, those that are read best on other problems first; after the first "
+        "layer, and after the last.",
+        ("erasure_curve_first", "erasure_curve"),
     ),
     (
         "The residue: heads",
@@ -68,7 +75,10 @@ PLAN = (
     ),
 )
 
-CUT = " With --fast networks had a quarter of their steps, and there are none of other sizes."
+CUT = (
+    " With --fast networks had a quarter of their steps, in which residues are not learned, and there are "
+    "none of other sizes."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +112,7 @@ class TextArithmeticStudy:
                 f"expected a modulus k >= 20, got {self.k}; of fewer residues too few are left to hold out "
                 "from a probe"
             )
-        top = self.k // 2
-        circles = sorted({max(1, round(top * share)) for share in (0.02, 0.05, 0.11, 0.23, 0.48)})
-        return TextModular(k=self.k, max_operand=self.max_operand, seed=self.seed, frequencies=tuple(circles))
+        return TextModular(k=self.k, max_operand=self.max_operand, seed=self.seed)
 
     @property
     def grid(self) -> TextGrid:
@@ -130,8 +138,9 @@ def study(config: TextArithmeticStudy, out: str | Path, watch: Watch = silent) -
         KeyboardInterrupt: interrupted; the training's state is saved.
         ValueError: options that cannot be, or ``out`` holds something else.
     """
-    clock, task = Stopwatch(), config.task
-    tasks = [replace(task, seed=seed) for seed in seeds_of(config)]
+    clock, task, seeds = Stopwatch(), config.task, seeds_of(config)
+    config.grid.settings()  # what cannot be is refused before work starts
+    tasks = [replace(task, seed=seed) for seed in seeds]
     run = Run.create(out, {"kind": "study", "study": "text-arithmetic", **asdict(config)})
     take_apart = partial(Anatomy.of, n=3000) if config.fast else Anatomy.of
     found = [

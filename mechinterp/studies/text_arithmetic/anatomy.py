@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 import xarray as xr
+from torch import Tensor
 
+from mechinterp.analysis.probes import Fourier, probe
 from mechinterp.result import Result
 from mechinterp.studies.networks import Trained, score_curves
-from mechinterp.studies.text_arithmetic.networks import RESIDUE, SUM
+from mechinterp.studies.text_arithmetic.networks import PUBLISHED, RESIDUE, SUM
 from mechinterp.studies.text_arithmetic.residues import residues
-from mechinterp.studies.text_arithmetic.sums import sums
+from mechinterp.studies.text_arithmetic.sums import streams, sums
 from mechinterp.tasks.text_arithmetic import TextModular
 
 
@@ -24,6 +27,7 @@ class Anatomy:
         networks: trained, by kind.
         scores: of each on held-out problems: R² of numbers, otherwise accuracy.
         untrained: the same before training.
+        agreement: the squared correlation of answers and right ones, of networks that answer by a number.
         rmse: of the network that answers sums, in units of the sum.
         results: by name.
     """
@@ -32,6 +36,7 @@ class Anatomy:
     networks: Mapping[str, Trained]
     scores: Mapping[str, float]
     untrained: Mapping[str, float]
+    agreement: Mapping[str, float]
     rmse: float
     results: Mapping[str, Result]
 
@@ -51,22 +56,52 @@ class Anatomy:
         )
         found = [
             score_curves(networks, units="R² or accuracy"),
-            network_scores(networks, scores, untrained),
+            network_scores(networks, scores, untrained, min(map(len, batches.values()))),
             *sums(networks[SUM], n),
             *residues(networks[RESIDUE], n),
+            published(networks[PUBLISHED], n),
         ]
         return cls(
             task=networks[RESIDUE].task,
             networks=networks,
             scores=scores,
             untrained=untrained,
+            agreement={
+                name: agreement(answers, batches[name].targets)
+                for name, answers in given.items()
+                if answers.shape[-1] == 1
+            },
             rmse=networks[SUM].task.measures(given[SUM], batches[SUM])["rmse"],
             results={result.name: result for result in found},
         )
 
 
+def agreement(answers: Tensor, targets: Tensor) -> float:
+    """The squared correlation: R^2 of the best that can be made of the answers by a scale and a shift."""
+    both = torch.stack((answers.flatten(), targets.flatten())).double()
+    return float(torch.nan_to_num(both.corrcoef()[0, 1] ** 2))
+
+
+def published(one: Trained, n: int) -> Result:
+    """The published search for residues on circles, in the network of the published recipe: refused by the
+    gate, whatever it finds."""
+    batch = one.task.dataset("test")[slice(0, n)]
+    hooks = [f"blocks.{layer}.hook_resid_post" for layer in range(len(one.model.blocks))]
+    assert isinstance(batch.read, Tensor)
+    at = batch.read[..., None]
+    caches = [
+        {hook: x.take_along_dim(at, 1) for hook, x in streams(model, batch, hooks).items()}
+        for model in (one.model, one.untrained)
+    ]
+    residue = batch.variables["residue"]
+    found = probe(
+        caches[0], residue, Fourier(p=one.task.k), together=residue, untrained=caches[1], gate=one.gate
+    )
+    return replace(found, name="published_probe")
+
+
 def network_scores(
-    networks: Mapping[str, Trained], scores: Mapping[str, float], untrained: Mapping[str, float]
+    networks: Mapping[str, Trained], scores: Mapping[str, float], untrained: Mapping[str, float], n: int
 ) -> Result:
     """What each network scores, beside what it needs to count as having learned."""
     coords = {"network": list(networks)}
@@ -83,7 +118,7 @@ def network_scores(
         trivial=first.task.trivial,
         control=array(list(untrained.values())),
         control_kind="untrained network",
-        provenance={"split": "test", "n": first.task.n_test, "seed": first.task.seed},
+        provenance={"split": "test", "n": n, "seed": first.task.seed},
         extra={
             "needed": array([one.gate.learned_at for one in networks.values()]),
             "constant": array([one.task.trivial for one in networks.values()]),

@@ -14,11 +14,11 @@ from mechinterp.tasks.texts import TextArithmetic
 from mechinterp.training.recipe import Recipe
 from mechinterp.training.recipes import TEXT_ARITHMETIC
 
-SUM, PUBLISHED, RESIDUE, CIRCLE = (
+SUM, PUBLISHED, RESIDUE, NUMBER = (
     "sum",
     "residue as published",
     "residue",
-    "residue on circles",
+    "residue as a number",
 )
 
 
@@ -60,7 +60,8 @@ KINDS = {
         modular=True, speed="published", fields={"readout": "value", "padding_side": "right"}
     ),
     RESIDUE: TextKind(modular=True, speed="residue", fields=SHORT),
-    CIRCLE: TextKind(modular=True, speed="residue", fields=SHORT | {"readout": "circle"}),
+    NUMBER: TextKind(modular=True, speed="residue", fields=SHORT | {"readout": "value"}),
 }
-"""By their names: sums of numbers of any length; residues as numbers, which is not learned; and as classes
-and points on circles, with leading zeros, so that a character's place says what it is worth."""
+"""By their names: sums of numbers of any length; residues as published, by a single number; and as classes,
+with leading zeros, so that a character's place says what it is worth. The last differs from these in its
+readout only."""

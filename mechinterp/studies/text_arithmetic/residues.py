@@ -16,14 +16,13 @@ from mechinterp.analysis.attention import attention_entropy
 from mechinterp.analysis.erasure import erasure_curve
 from mechinterp.analysis.metrics import all_right
 from mechinterp.analysis.probes import MLP, Fourier, Logistic, MLPRegression, Periods, Probe, Ridge, probe
-from mechinterp.hooks import Site, run_with_cache
+from mechinterp.hooks import Site
 from mechinterp.result import Result
 from mechinterp.studies.networks import Trained
+from mechinterp.studies.text_arithmetic.sums import PERIODS, streams
+from mechinterp.studies.text_arithmetic.waves import WAVES, circle
 from mechinterp.tasks.base import Batch
 
-CIRCLES = 12
-"""Frequencies erased one after another, those that are read best first."""
-PERIODS = (2, 3, 4, 5, 7, 8)
 READERS: Mapping[str, Probe] = {
     "ridge": Ridge(),
     "MLP of numbers, 64": MLPRegression(),
@@ -38,61 +37,78 @@ READERS: Mapping[str, Probe] = {
 
 def residues(one: Trained, n: int) -> list[Result]:
     """Everything that is asked of the network that answers residues."""
-    batch = one.task.dataset("test")[slice(0, n)]
+    batch, others = one.task.dataset("test")[slice(0, n)], one.task.dataset("val")
     layers = [f"blocks.{layer}.hook_resid_post" for layer in range(len(one.model.blocks))]
-    cache, before = ({name: x[:, -1:] for name, x in _streams(model, batch, layers).items()}
-                     for model in (one.model, one.untrained))  # fmt: skip
-    residue, common = batch.variables["residue"], {"untrained": before, "gate": one.gate}
-    circles = probe(cache, residue, Fourier(p=one.task.k), together=residue, **common)
-    periods = probe(cache, batch.variables["sum"].double(), Periods(periods=PERIODS), **common)
-    best = circles.values.sel(hook=layers[-1]).squeeze()
-    order = [int(f) for f in best.frequency.values[np.argsort(-best.values)][:CIRCLES]]
-    right = all_right(batch.targets)
-    curve = erasure_curve(
-        one.model, batch.inputs, Site.at(layers[-1], position=-1),
-        {frequency: circle(residue, frequency, one.task.k) for frequency in order}, right,
-        read=(-1,), gate=one.gate,
-    )  # fmt: skip
-    heads = ablation(
-        one.model, batch.inputs, right, "heads", held_out=one.task.dataset("val").inputs, gate=one.gate
+    cache, before, chosen_on = (
+        {name: x[:, -1:] for name, x in streams(model, some, layers).items()}
+        for model, some in ((one.model, batch), (one.untrained, batch), (one.model, others))
     )
+    residue, common = batch.variables["residue"], {"untrained": before, "gate": one.gate}
+    kind = Fourier(p=one.task.k)
+    circles = probe(cache, residue, kind, together=residue, **common)
+    seen = others.variables["residue"]
+    ranked = probe(chosen_on, seen, kind, together=seen, shuffles=1, permutations=0).values.squeeze(
+        "position"
+    )
+    order = {
+        hook: [int(f) for f in ranked.frequency.values[np.argsort(-ranked.sel(hook=hook).values)]]
+        for hook in layers
+    }
+    best = xr.DataArray([order[hook] for hook in layers], dims=("hook", "rank"), coords={"hook": layers})
+    right = all_right(batch.targets)
+    curves = {
+        name: erasure_curve(
+            one.model, batch.inputs, Site.at(hook, position=-1),
+            {frequency: circle(residue, frequency, one.task.k) for frequency in order[hook][:WAVES]}, right,
+            read=(-1,), gate=one.gate,
+        )
+        for name, hook in (("erasure_curve", layers[-1]), ("erasure_curve_first", layers[0]))
+    }  # fmt: skip
+    heads = ablation(one.model, batch.inputs, right, "heads", held_out=others.inputs, gate=one.gate)
+    looks = attention_entropy(one.model, batch.inputs[:1000], untrained=one.untrained, gate=one.gate)
     return [
-        circles, periods, curve, readers(one, batch, cache), replace(heads, name="residue_heads"),
-        attention_entropy(one.model, batch.inputs[:1000], gate=one.gate),
+        replace(circles, extra={**circles.extra, "best on val": best}),
+        probe(cache, batch.variables["sum"].double(), Periods(periods=PERIODS), **common),
+        *(replace(curve, name=name) for name, curve in curves.items()),
+        readers(one, batch, cache, before), replace(heads, name="residue_heads"), looks,
     ]  # fmt: skip
 
 
-def circle(residue: Tensor, frequency: int, k: int) -> Tensor:
-    """Cosine and sine of a residue's angle, ``[n, 2]``."""
-    angle = 2 * torch.pi * (residue * frequency % k).double() / k
-    return torch.stack((angle.cos(), angle.sin()), 1)
-
-
-def readers(one: Trained, batch: Batch, cache: Mapping[str, Tensor], n: int = 4000) -> Result:
-    """What readers of several kinds find of the residue at the last character, after each layer."""
-    some = {hook: x[:n] for hook, x in cache.items()}
+def readers(
+    one: Trained, batch: Batch, cache: Mapping[str, Tensor], before: Mapping[str, Tensor], n: int = 4000
+) -> Result:
+    """What readers of several kinds find of the residue at the last character, after each layer, and in the
+    characters themselves."""
     residue = batch.variables["residue"][:n]
-    scores, shuffled, trivial = [], [], []
-    for kind in READERS.values():
+    raw = torch.nn.functional.one_hot(batch.inputs[:n], one.task.d_vocab).flatten(1)[:, None].float()
+    of = {hook: x[:n] for hook, x in cache.items()} | {"characters": raw}
+    untrained = {hook: x[:n] for hook, x in before.items()}
+
+    def scores(x: Mapping[str, Tensor], kind: Probe) -> tuple[list[float], list[float], float]:
         numbers = isinstance(kind, (Ridge, MLPRegression))
-        found = probe(some, residue.double() if numbers else residue, kind, shuffles=1, permutations=0)
-        scores.append(found.values.values.ravel())
-        shuffled.append(found.control.values.ravel())
-        trivial.append(0.0 if numbers else found.trivial)
-    coords = {"reader": list(READERS), "hook": list(cache)}
+        found = probe(x, residue.double() if numbers else residue, kind, shuffles=1, permutations=0)
+        constant = 0.0 if numbers else float(found.trivial)
+        return found.values.values.ravel().tolist(), found.control.values.ravel().tolist(), constant
+
+    rows = [scores(of, kind) for kind in READERS.values()]
+    coords = {"reader": list(READERS), "hook": list(of)}
+
+    def array(values: list[list[float]], hooks: list[str]) -> xr.DataArray:
+        return xr.DataArray(np.array(values), dims=list(coords), coords={**coords, "hook": hooks})
+
+    values = array([row[0] for row in rows], list(of))
+    values.attrs["units"] = "R² or accuracy, held out"
     return Result(
         name="residue_readers",
-        values=xr.DataArray(
-            np.array(scores), dims=list(coords), coords=coords, attrs={"units": "R² or accuracy, held out"}
-        ),
+        values=values,
         trivial=1 / one.task.k,
-        control=xr.DataArray(np.array(shuffled), dims=list(coords), coords=coords),
+        control=array([row[1] for row in rows], list(of)),
         control_kind="shuffled labels, 1 fit",
-        provenance={"n": n, "position": "last", "seed": one.task.seed, "learned": one.gate.learned},
-        extra={"constant": xr.DataArray(np.array(trivial), dims="reader")},
-    )
-
-
-@torch.no_grad()
-def _streams(model: object, batch: Batch, hooks: list[str]) -> dict[str, Tensor]:
-    return dict(run_with_cache(model, batch.inputs, names=hooks)[1].items())
+        provenance={
+            "n": len(residue), "position": "last", "seed": one.task.seed, "learned": one.gate.learned,
+        },
+        extra={
+            "constant": xr.DataArray([row[2] for row in rows], coords={"reader": list(READERS)}),
+            "untrained": array([scores(untrained, kind)[0] for kind in READERS.values()], list(untrained)),
+        },
+    )  # fmt: skip

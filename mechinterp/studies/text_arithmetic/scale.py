@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from mechinterp.analysis.erasure import decodability, leace
+from mechinterp.analysis.probes import probe
+from mechinterp.analysis.statistics import seeds_interval
 from mechinterp.hooks import run_with_cache
 from mechinterp.models.factories import text_arithmetic
 from mechinterp.result import Result
@@ -67,6 +70,9 @@ class TextGrid:
                 f"expected layers, widths, seeds and steps, at least one each, got {self.n_layers}, "
                 f"{self.d_model}, {self.seeds} and {self.steps}; give some"
             )
+        for side in (self.n_layers, self.d_model):
+            if len(set(side)) < len(side):
+                raise ValueError(f"expected sizes that differ, got {side}; name each once")
         cells = [
             TextCell(
                 n_layers=layers, d_model=width, n_heads=self.n_heads, seed=seed, steps=self.steps,
@@ -140,10 +146,14 @@ def measures(model: Any, untrained: Any, task: TextSum) -> dict[str, float]:
     total = batch.variables["sum"].double()
     half = len(total) // 2
     eraser = leace(streams[0][:half], total[:half])
+
+    def read(x: Tensor) -> float:
+        return float(probe(x[:, None], total, shuffles=1, permutations=0).values.squeeze())
+
     values = (
         task.measures(outputs, batch)["rmse"],
         task.score(outputs, batch),
-        *(decodability(x, total) for x in streams),
+        *(read(x) for x in streams),
         decodability(eraser(streams[0][half:]), total[half:]),
         task.measures(before, batch)["rmse"],
     )
@@ -184,8 +194,9 @@ def scale(config: TextGrid, metrics: Mapping[str, Mapping[str, float]]) -> Resul
     Returns:
         Dims ``n_layers``, ``d_model``, ``seed``, ``measure``. Trivial is the error of the mean, in units of
         the sum; the control that of the untrained networks. ``extra``: ``slopes`` (scale: layers, width;
-        seed), by how many factors of ten the error changes for each doubling, NaN along a side of one
-        value; ``untrained slopes`` likewise.
+        seed), by how many factors of ten the error changes for each doubling, of networks that learned; NaN
+        where these are of one size; ``untrained slopes`` likewise, of all; ``learned`` (n_layers, d_model,
+        seed); ``low`` and ``high`` (scale), 95 % interval of the mean slope over seeds, NaN for one seed.
     """
     seeds = list(range(config.seed, config.seed + config.seeds))
     coords: dict[str, Sequence[Any]] = {
@@ -196,11 +207,17 @@ def scale(config: TextGrid, metrics: Mapping[str, Mapping[str, float]]) -> Resul
     shape = tuple(len(side) for side in coords.values())
     values = np.array([[metrics[name][m] for m in MEASURES] for name in cells]).reshape(shape)
     array = xr.DataArray(values, dims=list(coords), coords=coords)
-    every = np.arange(config.max_operand + 1)
+    every, n = np.arange(config.max_operand + 1), len(next(iter(cells.values())).task.dataset("test"))
+    learned = array.sel(measure="r2", drop=True) >= TextSum.learned_at
     slopes, before = (
-        np.array([slope(array.sel(seed=seed, measure=error)) for seed in seeds]).T
-        for error in ("rmse", "untrained rmse")
+        np.array([slope(errors.sel(seed=seed)) for seed in seeds]).T
+        for errors in (
+            array.sel(measure="rmse").where(learned),
+            array.sel(measure="untrained rmse"),
+        )
     )
+    known = [side[np.isfinite(side)] for side in slopes]
+    ends = np.array([seeds_interval(side) if len(side) > 1 else (np.nan, np.nan) for side in known]).T
     along = {"scale": ["layers", "width"], "seed": seeds}
     return Result(
         name="scale_trends",
@@ -208,22 +225,34 @@ def scale(config: TextGrid, metrics: Mapping[str, Mapping[str, float]]) -> Resul
         trivial=float(np.sqrt(2 * every.var())),
         control=array.sel(measure="untrained rmse", drop=True),
         control_kind="error of the untrained network",
-        provenance={"split": "test", "n": config.n_test, "steps": config.steps, "n_heads": config.n_heads},
+        provenance={
+            "split": "test", "n": n, "steps": config.steps, "n_heads": config.n_heads,
+            "learned": bool(learned.any()),
+            "networks that learned": f"{int(learned.sum())} of {learned.size}",
+        },
         extra={
             "slopes": xr.DataArray(slopes, dims=list(along), coords=along),
             "untrained slopes": xr.DataArray(before, dims=list(along), coords=along),
+            "learned": learned,
+            **{
+                name: xr.DataArray(end, dims="scale", coords={"scale": along["scale"]})
+                for name, end in zip(("low", "high"), ends)
+            },
         },
-    )
+    )  # fmt: skip
 
 
 def slope(errors: xr.DataArray) -> tuple[float, float]:
-    """By how many factors of ten errors ``(n_layers, d_model)`` change for each doubling of either."""
+    """By how many factors of ten errors ``(n_layers, d_model)`` change for each doubling of either; errors
+    that are NaN are left out."""
     sides = [np.log2(errors[name].values.astype(float)) for name in ("n_layers", "d_model")]
-    across = np.stack([side.ravel() for side in np.meshgrid(*sides, indexing="ij")], 1)
-    centred = across - across.mean(0)
-    known = [i for i in range(2) if np.ptp(sides[i]) > 0]
-    found = np.full(2, np.nan)
     logs = np.log10(errors.values.ravel())
+    there, found = np.isfinite(logs), np.full(2, np.nan)
+    across = np.stack([side.ravel() for side in np.meshgrid(*sides, indexing="ij")], 1)[there]
+    if not len(across):
+        return np.nan, np.nan
+    centred, logs = across - across.mean(0), logs[there]
+    known = [i for i in range(2) if np.ptp(across[:, i]) > 0]
     found[known] = np.linalg.lstsq(centred[:, known], logs - logs.mean(), rcond=None)[0]
     return float(found[0]), float(found[1])
 

@@ -62,6 +62,7 @@ _AXES = (
     | dict.fromkeys(("hook_attn_scores", "hook_pattern"), _SCORES)
     | dict.fromkeys(("hook_pre", "hook_post"), _NEURONS)
     | {"hook_out": ("batch", "position", "output")}
+    | dict.fromkeys(("hook_code_soft", "hook_code"), ("batch", "position", "code"))
 )
 
 Index = int | slice | Sequence[int] | Tensor

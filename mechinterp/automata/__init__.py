@@ -1,6 +1,7 @@
 """Finite automata: from regular expressions, with names, or random; their words and their algebra."""
 
 from mechinterp.automata.dfa import ACCEPT, CLASSES, DFA, INCOMPLETE, PAD, REJECT
+from mechinterp.automata.hidden_markov import HiddenMarkov, Optimum, mess3, stationary
 from mechinterp.automata.machines import (
     NAMED,
     alternating_group_5,
@@ -24,6 +25,8 @@ __all__ = [
     "NAMED",
     "PAD",
     "REJECT",
+    "HiddenMarkov",
+    "Optimum",
     "WordMixture",
     "WordSampler",
     "alternating_group_5",
@@ -34,9 +37,11 @@ __all__ = [
     "flip_flop",
     "is_aperiodic",
     "language",
+    "mess3",
     "parity",
     "random_dfa",
     "sample_words",
+    "stationary",
     "symmetric_group_3",
     "transition_monoid",
 ]

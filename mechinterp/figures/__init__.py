@@ -15,6 +15,13 @@ from mechinterp.figures.automata import (
     sweep_dots,
     transition_grid,
 )
+from mechinterp.figures.codes import (
+    code_state_map,
+    machine_maps,
+    position_lines,
+    steering_maps,
+    training_dashboard,
+)
 from mechinterp.figures.digits import (
     alignment_map,
     brought_bars,
@@ -155,6 +162,17 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "attention_example": example_grid,
     "teacher_forcing": forcing_dots,
     "more_digits": longer_bars,
+    "state_machine": machine_maps,
+    "codebook_training": training_dashboard,
+    "codebook_training_published": training_dashboard,
+    "code_alignment": code_state_map,
+    "code_alignment_published": code_state_map,
+    "code_alignment_shared": code_state_map,
+    "code_alignment_warm": code_state_map,
+    "code_alignment_cold": code_state_map,
+    "code_steering": steering_maps,
+    "code_steering_shared": steering_maps,
+    "score_by_position": position_lines,
 }
 
 

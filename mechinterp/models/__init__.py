@@ -9,6 +9,7 @@ from mechinterp.models.factories import (
     linear_regression,
     modular_addition,
     regex_language,
+    state_machine,
     text_arithmetic,
 )
 from mechinterp.models.generation import generate
@@ -26,5 +27,6 @@ __all__ = [
     "linear_regression",
     "modular_addition",
     "regex_language",
+    "state_machine",
     "text_arithmetic",
 ]

@@ -93,6 +93,21 @@ class TransformerConfig(TransformerLensConfig):
     ``"gpt2"``: 0.02; ``"identity"``: heads begin by comparing tokens as they are, ``W_Q`` and ``W_K`` being
     half the identity and ``W_V`` the identity, plus 0.02, and write nothing yet, ``W_O`` being 0."""
 
+    codebook_size: int = 0
+    """Codes of each codebook; 0 builds the network without them."""
+
+    codebook_top_k: int = 1
+    """How many codes pass at a time."""
+
+    codebook_sites: tuple[str, ...] = ("attn", "mlp")
+    """Behind which sublayers of each block a codebook stands, as ``codebook_attn`` and ``codebook_mlp``."""
+
+    codebook_temperature: float = 1.0
+    """What similarities to codes are divided by, to begin with; see ``training.Anneal``."""
+
+    codebook_noise: bool = False
+    """Add Gumbel noise to the choice of codes while training."""
+
     seed: int = 0
     """Seed of the initial weights."""
 
@@ -121,6 +136,7 @@ class TransformerConfig(TransformerLensConfig):
         )
         self._check_choices()
         self._check_positions()
+        self._check_codebooks()
         if self.attn_scale == -1.0:
             self.attn_scale = math.sqrt(self.d_head)
         self.final_rms = self.normalization_type in ("RMS", "RMSPre")
@@ -191,6 +207,29 @@ class TransformerConfig(TransformerLensConfig):
                 "make d_model even",
             )
 
+    def _check_codebooks(self) -> None:
+        self.codebook_sites = tuple(self.codebook_sites)
+        size, top_k = self.codebook_size, self.codebook_top_k
+        _need(size >= 0, f"codebook_size >= 0, got {size}", "0 builds no codebooks")
+        if size == 0:
+            return
+        _need(
+            1 <= top_k <= size,
+            f"codebook_top_k of 1 to codebook_size={size}, got {top_k}",
+            "lower it, or have more codes",
+        )
+        _need(
+            self.codebook_temperature > 0,
+            f"codebook_temperature > 0, got {self.codebook_temperature}",
+            "raise it",
+        )
+        allowed = ("attn",) if self.attn_only else ("attn", "mlp")
+        _need(
+            bool(self.codebook_sites) and set(self.codebook_sites) <= set(allowed),
+            f"codebook_sites among {allowed}, at least one, got {self.codebook_sites}",
+            "name some, or set codebook_size=0",
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON values; ``from_json`` reads them back."""
         record = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -236,6 +275,11 @@ class EncoderDecoderConfig(TransformerConfig):
             "take standard, sinusoidal or none",
         )
         _need(self.d_input is None, f"token ids, got d_input={self.d_input}", "leave it out")
+        _need(
+            self.codebook_size == 0,
+            f"no codebooks, got codebook_size={self.codebook_size}",
+            "they are built in networks of one stack",
+        )
 
     @property
     def encoder(self) -> TransformerConfig:

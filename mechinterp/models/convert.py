@@ -30,6 +30,7 @@ _THEIRS = {
     "attention": ("softmax",),
     "dropout": (0.0,),
     "d_input": (None,),
+    "codebook_size": (0,),
     "positional_embedding_type": ("standard", "rotary", "alibi"),
 }
 """Values that TransformerLens 3's class can express, of fields where ours can more."""

@@ -11,6 +11,7 @@ from mechinterp.tasks.digit_addition import DigitAddition
 from mechinterp.tasks.linear_regression import LinearRegression
 from mechinterp.tasks.modular_addition import ModularAddition
 from mechinterp.tasks.regex_language import RegexLanguage
+from mechinterp.tasks.state_machine import StateMachine
 from mechinterp.tasks.texts import TextArithmetic
 
 
@@ -183,6 +184,29 @@ def text_arithmetic(task: TextArithmetic, decoder_only: bool = False, **changes:
         "d_vocab": task.d_vocab,
         "d_vocab_out": task.d_answer,
         "readout": "classes" if task.classes else "values",
+    } | changes
+    return HookedTransformer(TransformerConfig(**_shared(fields)))
+
+
+def state_machine(task: StateMachine, codebooks: bool = True, **changes: Any) -> HookedTransformer:
+    """Three causal layers that predict the next token, with a codebook of 32 behind every sublayer.
+
+    Args:
+        task: gives the vocabulary and the length.
+        codebooks: without them the network is the same but for these.
+        changes: any other field of ``TransformerConfig``, such as ``codebook_top_k``; heads share ``d_model``
+            evenly.
+    """
+    fields = {
+        "n_layers": 3,
+        "d_model": 128,
+        "n_heads": 4,
+        "d_mlp": 512,
+        "act_fn": "relu",
+        "normalization_type": "LN",
+        "n_ctx": task.length,
+        "d_vocab": task.d_vocab,
+        "codebook_size": 32 if codebooks else 0,
     } | changes
     return HookedTransformer(TransformerConfig(**_shared(fields)))
 

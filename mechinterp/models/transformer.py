@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mechinterp.hooks import HookPoint
 from mechinterp.models.attention import Attention, View
+from mechinterp.models.codebook import Codebook
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.distinct import Distinct, distinct_pairs, gathered_heads
 from mechinterp.models.embedding import Embed, TiedUnembed, Unembed, enter
@@ -43,6 +44,9 @@ class Block(nn.Module):
             self.ln2, self.mlp = normalisation(cfg), MLP(cfg)
             for name in ("resid_mid", "mlp_in", "mlp_out"):
                 setattr(self, f"hook_{name}", HookPoint())
+        if cfg.codebook_size:
+            for sublayer in cfg.codebook_sites:
+                setattr(self, f"codebook_{sublayer}", Codebook(cfg))
 
     def forward(
         self, resid_pre: Float[Tensor, "batch key d_model"], view: View
@@ -54,7 +58,10 @@ class Block(nn.Module):
         k = self.ln1(k_in)
         v = k if v_in is k_in else self.ln1(v_in)
         q = k if q_in is k_in else self.ln1(q_in)
-        return self.feed_forward(asking + self.hook_attn_out(self.dropout(self.attn(q, k, v, view))))
+        out = self.attn(q, k, v, view)
+        if hasattr(self, "codebook_attn"):
+            out = self.codebook_attn(out)
+        return self.feed_forward(asking + self.hook_attn_out(self.dropout(out)))
 
     def forward_distinct(
         self, table: Float[Tensor, "pair d_model"], distinct: Distinct, view: View
@@ -77,7 +84,10 @@ class Block(nn.Module):
         """The stream after the MLP, if there is one."""
         if not self.cfg.attn_only:
             mlp_in = self.hook_mlp_in(resid.clone()) if self.cfg.use_hook_mlp_in else resid
-            resid = resid + self.hook_mlp_out(self.dropout(self.mlp(self.ln2(mlp_in))))
+            out = self.mlp(self.ln2(mlp_in))
+            if hasattr(self, "codebook_mlp"):
+                out = self.codebook_mlp(out)
+            resid = resid + self.hook_mlp_out(self.dropout(out))
         return self.hook_resid_post(resid)
 
     def _attention_inputs(self, asking: Tensor, resid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,7 +111,7 @@ class HookedTransformer(WeightViews, Hooked):
 
     Weights have the names and shapes, and activations the hook names, of TransformerLens's
     class of the same name (version 3), so its tools and notebooks carry over. Beyond it:
-    linear attention, sinusoidal and absent positions, dropout, real-valued inputs and outputs,
+    linear attention, sinusoidal and absent positions, dropout, codebooks, real-valued inputs and outputs,
     and outputs at chosen positions only.
 
     While no hook is attached it computes less, to the same numbers up to rounding: the last
@@ -177,7 +187,8 @@ class HookedTransformer(WeightViews, Hooked):
         last_view = View.of(wanted, everywhere, causal, mask) if narrow else full_view
 
         resid = input if start_at_layer is not None else None
-        if resid is None and not hooked and first < last and not self._drops() and self.cfg.d_input is None:
+        plain = self.cfg.d_input is None and not self.cfg.codebook_size and not self._drops()
+        if resid is None and not hooked and first < last and plain:
             view = last_view if last == 1 else full_view
             distinct = distinct_pairs(input, view.queries)
             if distinct.pays:
@@ -208,7 +219,16 @@ class HookedTransformer(WeightViews, Hooked):
         attention_mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
         keep: Sequence[str] = (),
     ) -> Rerun:
-        """The intact run, from which the outputs of patched ones follow at a fraction of their cost."""
+        """The intact run, from which the outputs of patched ones follow at a fraction of their cost.
+
+        Raises:
+            ValueError: a network with codebooks, which choose anew after every change.
+        """
+        if self.cfg.codebook_size:
+            raise ValueError(
+                "expected a network without codebooks to rerun, got one whose codes are chosen anew after "
+                "every change; run it with edits, or see analysis.codes"
+            )
         return Rerun(self, inputs, read, attention_mask, keep)
 
     def _drops(self) -> bool:

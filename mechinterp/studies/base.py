@@ -21,6 +21,7 @@ from mechinterp.runs import Run, environment
 from mechinterp.tasks.base import Task
 from mechinterp.training.fit import Callback, Fit, History, fit
 from mechinterp.training.recipe import Recipe
+from mechinterp.training.step import Penalty
 
 Watch = Callable[[str], AbstractContextManager[Callback]]
 """Given a label, a context that yields a callback to follow a training with."""
@@ -165,7 +166,15 @@ class Stopwatch:
 
 
 def train(
-    model: nn.Module, task: Task, recipe: Recipe, folder: Path, watch: Watch = silent, label: str = "train"
+    model: nn.Module,
+    task: Task,
+    recipe: Recipe,
+    folder: Path,
+    watch: Watch = silent,
+    label: str = "train",
+    *,
+    callbacks: Sequence[Callback] = (),
+    penalty: Penalty | None = None,
 ) -> Fit:
     """``fit``, watched; an interruption ends the whole study.
 
@@ -173,7 +182,7 @@ def train(
         KeyboardInterrupt: training was interrupted; its state is saved.
     """
     with watch(label) as callback:
-        job = fit(model, task, recipe, folder=folder, callbacks=[callback])
+        job = fit(model, task, recipe, folder=folder, callbacks=[*callbacks, callback], penalty=penalty)
     if job.stopped == "interrupted":
         raise KeyboardInterrupt
     return job

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +19,9 @@ from mechinterp.result import NotLearned, Result
 from mechinterp.runs import Run
 from mechinterp.studies.base import Watch, silent, train
 from mechinterp.tasks.base import Task
-from mechinterp.training.fit import Fit
+from mechinterp.training.fit import Callback, Fit
 from mechinterp.training.recipe import Recipe
+from mechinterp.training.step import Penalty
 
 
 class Kind(ABC):
@@ -28,6 +29,10 @@ class Kind(ABC):
 
     recipe: Recipe
     """How it is trained; the seed is the task's."""
+    callbacks: Sequence[Callback] = ()
+    """What else is done at every measurement."""
+    penalty: Penalty | None = None
+    """What the weights cost besides the task's loss."""
 
     def posed(self, task: Any) -> Any:
         """The form of a task that it is trained on."""
@@ -84,7 +89,10 @@ def train_kind(
     posed, asked = kind.posed(task), kind.asked(task)
     model, before = (kind.network(posed) for _ in range(2))
     recipe = replace(kind.recipe, seed=task.seed, steps=max(1, round(share * kind.recipe.steps)))
-    job = train(model, posed, recipe, folder, watch, f"{name}, seed {task.seed}")
+    job = train(
+        model, posed, recipe, folder, watch, f"{name}, seed {task.seed}", callbacks=kind.callbacks,
+        penalty=kind.penalty,
+    )  # fmt: skip
     gate = kind.gate(model.eval(), asked)
     return Trained(name=name, task=asked, model=model, untrained=before.eval(), job=job, gate=gate)
 
@@ -113,6 +121,47 @@ def score_curves(networks: Mapping[str, Trained], units: str) -> Result:
             "split": first.task.watched,
             "seed": first.task.seed,
             "seconds": [round(history.seconds, 1) for history in histories],
+        },
+    )
+
+
+def network_scores(
+    networks: Mapping[str, Trained],
+    scores: Mapping[str, float],
+    untrained: Mapping[str, float],
+    *,
+    n: int,
+    units: str,
+) -> Result:
+    """What each network scores on the test split, beside what it needs to count as having learned.
+
+    Args:
+        n: held-out examples.
+        units: of the scores.
+
+    Returns:
+        Dim ``network``. The control is each network before training; ``extra``: ``needed``, ``constant`` (the
+        score of the best constant answer) and ``ceiling``.
+    """
+    coords = {"network": list(networks)}
+
+    def array(values: Sequence[float]) -> xr.DataArray:
+        return xr.DataArray(np.array(values), dims="network", coords=coords)
+
+    values = array(list(scores.values()))
+    values.attrs["units"] = units
+    first = next(iter(networks.values()))
+    return Result(
+        name="network_scores",
+        values=values,
+        trivial=first.task.trivial,
+        control=array(list(untrained.values())),
+        control_kind="untrained network",
+        provenance={"split": "test", "n": n, "seed": first.task.seed},
+        extra={
+            "needed": array([one.gate.learned_at for one in networks.values()]),
+            "constant": array([one.task.trivial for one in networks.values()]),
+            "ceiling": array([one.task.ceiling for one in networks.values()]),
         },
     )
 

@@ -5,6 +5,7 @@ from mechinterp.tasks.digit_addition import DigitAddition
 from mechinterp.tasks.linear_regression import LinearRegression
 from mechinterp.tasks.modular_addition import ModularAddition
 from mechinterp.tasks.regex_language import RegexLanguage
+from mechinterp.tasks.state_machine import StateMachine
 from mechinterp.tasks.text_arithmetic import TextModular, TextSum
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "LinearRegression",
     "ModularAddition",
     "RegexLanguage",
+    "StateMachine",
     "Task",
     "TextModular",
     "TextSum",

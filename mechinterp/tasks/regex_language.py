@@ -275,12 +275,6 @@ class RegexLanguage(Task):
         beyond[-1] = 1.0
         return torch.where((at > self.max_len)[:, None], beyond, odds).to(batch.inputs.device)
 
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> RegexLanguage:
-        """A task from ``to_json``'s record, in which tuples are lists."""
-        plain = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
-        return super().from_json(plain)
-
 
 def _dealt(n: int, shares: tuple[float | int, ...], start: float) -> Int[Tensor, " n"]:
     """A split for each of n in a row, as evenly as can be: steps of the golden ratio around a circle.

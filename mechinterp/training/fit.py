@@ -31,8 +31,9 @@ class History:
     """What was measured along training.
 
     ``train_loss`` has a value a step, before the step's update; the others have one for each of
-    ``steps``. What is called test is measured on the task's ``watched`` split, which for tasks that
-    have one is ``val``. ``seconds`` is the time spent in ``fit``, over all resumptions.
+    ``steps``. ``tracked`` is what callbacks have kept, by name. What is called test is measured on the task's
+    ``watched`` split, which for tasks that have one is ``val``. ``seconds`` is the time spent in ``fit``,
+    over all resumptions.
     """
 
     train_loss: list[float] = field(default_factory=list)
@@ -41,6 +42,7 @@ class History:
     test_loss: list[float] = field(default_factory=list)
     test_score: list[float] = field(default_factory=list)
     weight_norm: list[float] = field(default_factory=list)
+    tracked: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:

@@ -124,6 +124,23 @@ TEXT_ARITHMETIC = {
 stay unknown for hundreds of steps, and are all known after some 5,000. As published: Adam at a constant
 rate."""
 
+STATE_MACHINE = {
+    "fast": Recipe(
+        steps=500,
+        batch_size=64,
+        lr=1e-3,
+        weight_decay=0.01,
+        betas=(0.9, 0.98),
+        warmup=20,
+        schedule="cosine",
+        clip_norm=1.0,
+        eval_every=10,
+        checkpoints=6,
+        checkpoint_spacing="linear",
+    )
+}
+"""New sequences at every step; with an annealed temperature, which moves at each measurement."""
+
 LINEAR_REGRESSION = {"fast": ONE_LAYER, "layers": LAYERS, "deep": DEEP_REGRESSION}
 
 

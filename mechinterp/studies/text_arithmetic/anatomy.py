@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
 from mechinterp.analysis.probes import Fourier, probe
 from mechinterp.result import Result
-from mechinterp.studies.networks import Trained, score_curves
+from mechinterp.studies.networks import Trained, network_scores, score_curves
 from mechinterp.studies.text_arithmetic.networks import PUBLISHED, RESIDUE, SUM
 from mechinterp.studies.text_arithmetic.residues import residues
 from mechinterp.studies.text_arithmetic.sums import streams, sums
@@ -56,7 +54,9 @@ class Anatomy:
         )
         found = [
             score_curves(networks, units="R² or accuracy"),
-            network_scores(networks, scores, untrained, min(map(len, batches.values()))),
+            network_scores(
+                networks, scores, untrained, n=min(map(len, batches.values())), units="R² or accuracy"
+            ),
             *sums(networks[SUM], n),
             *residues(networks[RESIDUE], n),
             published(networks[PUBLISHED], n),
@@ -98,29 +98,3 @@ def published(one: Trained, n: int) -> Result:
         caches[0], residue, Fourier(p=one.task.k), together=residue, untrained=caches[1], gate=one.gate
     )
     return replace(found, name="published_probe")
-
-
-def network_scores(
-    networks: Mapping[str, Trained], scores: Mapping[str, float], untrained: Mapping[str, float], n: int
-) -> Result:
-    """What each network scores, beside what it needs to count as having learned."""
-    coords = {"network": list(networks)}
-
-    def array(values: list[float]) -> xr.DataArray:
-        return xr.DataArray(np.array(values), dims="network", coords=coords)
-
-    values = array(list(scores.values()))
-    values.attrs["units"] = "R² or accuracy"
-    first = next(iter(networks.values()))
-    return Result(
-        name="network_scores",
-        values=values,
-        trivial=first.task.trivial,
-        control=array(list(untrained.values())),
-        control_kind="untrained network",
-        provenance={"split": "test", "n": n, "seed": first.task.seed},
-        extra={
-            "needed": array([one.gate.learned_at for one in networks.values()]),
-            "constant": array([one.task.trivial for one in networks.values()]),
-        },
-    )

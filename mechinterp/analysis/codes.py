@@ -1,0 +1,214 @@
+"""Codes of codebooks against the states of a machine.
+
+A code that is active in one state only is pure, and so is one that is active once: with many codes, or dead
+ones, purity is high by chance. So it stands here beside measures that are not (V-measure, Rosenberg &
+Hirschberg 2007; adjusted mutual information, Vinh, Epps & Bailey 2010), and all beside states dealt out at
+random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mechinterp.analysis.gates import Gate, gated
+from mechinterp.analysis.statistics import permutation_p_value
+from mechinterp.hooks import HookedRootModule, run_with_cache
+from mechinterp.result import Result
+
+MEASURES = ("purity", "v_measure", "ami")
+"""Mean over codes of the share of each one's most frequent state, as published; V-measure and adjusted mutual
+information of the strongest code with the state. The latter is 0 by chance; all are at most 1."""
+PURE = 0.95
+"""The share of a code's occurrences that are in one state, and of a state's that have such a code, from which
+codes fix a state."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Which codes are active where.
+
+    Args:
+        strongest: by site, the code with the largest weight at each token.
+        active: by site, all that are.
+        sizes: by site, how many codes there are.
+    """
+
+    strongest: Mapping[str, Int[Tensor, " token"]]
+    active: Mapping[str, Bool[Tensor, "token code"]]
+
+    @classmethod
+    def of(
+        cls, model: HookedRootModule, inputs: Tensor, where: Bool[Tensor, "batch pos"], **forward: Any
+    ) -> Codes:
+        """The codes of a network at the tokens chosen, by site: ``L0 attn``, ``L0 mlp`` and so on.
+
+        Raises:
+            ValueError: a network without codebooks, or in training mode.
+        """
+        names = {site_of(name): name for name in model.hook_dict if name.endswith("hook_code")}
+        if not names:
+            raise ValueError("expected a network with codebooks, got none; build it with codebook_size > 0")
+        if model.training:
+            raise ValueError("expected a network in evaluation mode, got training; call model.eval()")
+        wanted = [name for hook in names.values() for name in (hook, f"{hook}_soft")]
+        _, cache = run_with_cache(model, inputs, names=wanted, **forward)
+        at = where.to(inputs.device)
+        return cls(
+            {site: cache[f"{name}_soft"][at].argmax(-1).cpu() for site, name in names.items()},
+            {site: (cache[name][at] > 0.5).cpu() for site, name in names.items()},
+        )
+
+
+def site_of(hook: str) -> str:
+    """``blocks.0.codebook_attn.hook_code`` is ``L0 attn``."""
+    _, layer, module, _ = hook.split(".")
+    return f"L{layer} {module.removeprefix('codebook_')}"
+
+
+def hook_of_site(site: str) -> str:
+    """The other way round."""
+    layer, sublayer = site.split()
+    return f"blocks.{layer[1:]}.codebook_{sublayer}.hook_code"
+
+
+@torch.no_grad()
+def code_alignment(
+    model: HookedRootModule,
+    inputs: Int[Tensor, "_ _"],
+    states: Int[Tensor, "_ _"],
+    *,
+    where: Bool[Tensor, "_ _"] | None = None,
+    untrained: HookedRootModule | None = None,
+    permutations: int = 100,
+    seed: int = 0,
+    gate: Gate | None = None,
+    **forward: Any,
+) -> Result:
+    """How well the codes at each site stand for the states of a machine.
+
+    Args:
+        inputs: token ids; ``forward`` is passed on to the model.
+        states: of each token, from 0.
+        where: the tokens that count; ``None``: all.
+        untrained: the network before training, which has codes too.
+        permutations: orders of the states behind the control and the p-values.
+
+    Returns:
+        Dims ``site``, ``measure`` (``MEASURES``). Trivial is 0, the control the mean over states dealt out at
+        random, the interval that of the best site's adjusted mutual information (bootstrap over sequences).
+        ``extra``: ``null_high`` (the 95 % quantile under random states) and ``p`` (site, measure);
+        ``untrained`` likewise; ``table`` (site, state, code), how often each strongest code stands with each
+        state; ``active`` (site), how many codes are ever active; ``fixing`` (site, state), the fewest codes
+        that fix a state, of which each is in that state in at least 95 % of cases and all together in 95 % of
+        the state's; NaN where there are none.
+
+    Raises:
+        ValueError: no codebooks, a network in training mode, or states that do not fit.
+    """
+    at = torch.ones(states.shape, dtype=torch.bool) if where is None else where
+    if states.shape != inputs.shape or at.shape != inputs.shape or not bool(at.any()):
+        raise ValueError(
+            f"expected states, and where they count, of the shape of the inputs {tuple(inputs.shape)}, got "
+            f"{tuple(states.shape)} and {tuple(at.shape)} with {int(at.sum())} that count"
+        )
+    codes, label = Codes.of(model, inputs, at, **forward), states[at].numpy()
+    generator = np.random.default_rng(seed)
+    orders = [generator.permutation(len(label)) for _ in range(permutations)]
+    own = {site: _measures(codes, site, label) for site in codes.strongest}
+    null = {site: np.array([_measures(codes, site, label[order]) for order in orders]) for site in own}
+    p = {site: [permutation_p_value(x, draws) for x, draws in zip(own[site], null[site].T)] for site in own}
+    coords = {"site": list(own), "measure": list(MEASURES)}
+
+    def array(rows: Mapping[str, Any]) -> xr.DataArray:
+        return xr.DataArray(np.array(list(rows.values())), dims=list(coords), coords=coords)
+
+    values = array(own)
+    values.attrs["units"] = "share, or information"
+    n_states = int(states.max()) + 1
+    tables = {site: table(codes, site, label, n_states) for site in own}
+    best = max(own, key=lambda site: own[site][-1])
+    sequence = torch.arange(len(inputs))[:, None].expand(inputs.shape)[at].numpy()
+    extra = {
+        "null_high": array({site: np.quantile(draws, 0.95, axis=0) for site, draws in null.items()}),
+        "p": array(p),
+        "table": xr.DataArray(
+            np.array(list(tables.values())), dims=("site", "state", "code"), coords={"site": list(own)}
+        ),
+        "active": xr.DataArray(
+            [int(codes.active[site].any(0).sum()) for site in own], dims="site", coords={"site": list(own)}
+        ),
+        "fixing": xr.DataArray(
+            [fixing(tables[site]) for site in own], dims=("site", "state"), coords={"site": list(own)}
+        ),
+    }
+    if untrained is not None:
+        before = Codes.of(untrained, inputs, at, **forward)
+        extra["untrained"] = array({site: _measures(before, site, label) for site in own})
+    return Result(
+        name="code_alignment",
+        values=values,
+        trivial=0.0,
+        control=array({site: draws.mean(0) for site, draws in null.items()}),
+        control_kind=f"states dealt out at random, mean of {permutations}",
+        interval=_interval(codes.strongest[best].numpy(), label, sequence, generator),
+        provenance=gated(gate, {"n": len(label), "best": best, "permutations": permutations, "seed": seed}),
+        extra=extra,
+    )
+
+
+def table(codes: Codes, site: str, label: np.ndarray, n_states: int) -> np.ndarray:
+    """How often each state stands with each strongest code, ``[state, code]``."""
+    counts = np.zeros((n_states, codes.active[site].shape[1]), dtype=np.int64)
+    np.add.at(counts, (label, codes.strongest[site].numpy()), 1)
+    return counts
+
+
+def fixing(counts: np.ndarray) -> list[float]:
+    """For each state the fewest codes that fix it; one token has one code, so the most frequent pure ones."""
+    of_code, of_state = counts.sum(0), counts.sum(1)
+    found = []
+    for row, whole in zip(counts, of_state):
+        pure = np.sort(row[(row >= PURE * of_code) & (row > 0)])[::-1].cumsum()
+        enough = np.flatnonzero(pure >= PURE * whole)
+        found.append(float(enough[0] + 1) if len(enough) and whole else np.nan)
+    return found
+
+
+def _measures(codes: Codes, site: str, label: np.ndarray) -> list[float]:
+    from sklearn.metrics import adjusted_mutual_info_score, v_measure_score
+
+    active, strongest = codes.active[site].numpy(), codes.strongest[site].numpy()
+    states = np.eye(label.max() + 1)[label]
+    counts = active.T.astype(float) @ states
+    used = counts.sum(1) > 0
+    purity = float((counts[used].max(1) / counts[used].sum(1)).mean())
+    return [
+        purity, float(v_measure_score(label, strongest)), float(adjusted_mutual_info_score(label, strongest)),
+    ]  # fmt: skip
+
+
+def _interval(
+    codes: np.ndarray,
+    label: np.ndarray,
+    sequence: np.ndarray,
+    generator: np.random.Generator,
+    draws: int = 100,
+) -> tuple[float, float]:
+    """Of the adjusted mutual information, whole sequences drawn anew."""
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    rows = [np.flatnonzero(sequence == each) for each in np.unique(sequence)]
+    found = []
+    for _ in range(draws):
+        some = np.concatenate([rows[i] for i in generator.integers(len(rows), size=len(rows))])
+        found.append(adjusted_mutual_info_score(label[some], codes[some]))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,217 @@
+"""What one seed's networks are found to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from mechinterp.analysis.codes import code_alignment
+from mechinterp.analysis.probes import Simplex, probe
+from mechinterp.analysis.steering import code_steering
+from mechinterp.hooks import run_with_cache
+from mechinterp.result import Result
+from mechinterp.studies.networks import Trained, network_scores, score_curves
+from mechinterp.studies.state_machine.networks import COLD, MESS3, ONE_CODE, PUBLISHED, SHARED, WARM
+from mechinterp.tasks.base import Batch
+from mechinterp.tasks.state_machine import StateMachine
+
+SURE = 0.999
+"""The belief from which a state counts as known."""
+ALIGNED = {
+    "code_alignment": ONE_CODE,
+    "code_alignment_published": PUBLISHED,
+    "code_alignment_shared": SHARED,
+    "code_alignment_warm": WARM,
+    "code_alignment_cold": COLD,
+}
+STEERED = {"code_steering": ONE_CODE, "code_steering_shared": SHARED}
+TRACKED = {"codebook_training": SHARED, "codebook_training_published": PUBLISHED}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anatomy:
+    """One seed's findings.
+
+    Args:
+        task: with tokens of their own.
+        networks: trained, by kind.
+        scores: of each on held-out sequences; and before training.
+        chosen: by result, the site with the highest adjusted mutual information on the validation split.
+        results: by name.
+    """
+
+    task: StateMachine
+    networks: Mapping[str, Trained]
+    scores: Mapping[str, float]
+    untrained: Mapping[str, float]
+    chosen: Mapping[str, str]
+    results: Mapping[str, Result]
+
+    @classmethod
+    def of(cls, networks: Mapping[str, Trained], n: int = 400) -> Anatomy:
+        """Take the networks of a seed apart; claims say which did not learn.
+
+        Args:
+            n: sequences on which codes are compared with states.
+        """
+        scores, untrained = (
+            {
+                name: one.task.score(one.task.answers(model(one), batch := one.task.dataset("test")), batch)
+                for name, one in networks.items()
+            }
+            for model in (lambda one: one.model, lambda one: one.untrained)
+        )
+        found = {name: aligned(networks[of], "test", n, name) for name, of in ALIGNED.items()}
+        chosen = {
+            name: str(aligned(networks[of], "val", n, name, permutations=1).provenance["best"])
+            for name, of in ALIGNED.items()
+        }
+        results = [
+            machine(networks[SHARED].task),
+            score_curves(networks, units="how often the likeliest token comes"),
+            network_scores(
+                networks, scores, untrained, n=networks[SHARED].task.n_test,
+                units="how often the likeliest token comes",
+            ),
+            *(tracked(networks[of], name) for name, of in TRACKED.items()),
+            *found.values(),
+            *(steered(networks[of], name) for name, of in STEERED.items()),
+            by_position(networks[SHARED]),
+            beliefs(networks[MESS3], n),
+        ]  # fmt: skip
+        return cls(
+            task=networks[ONE_CODE].task, networks=networks, scores=scores, untrained=untrained,
+            chosen=chosen, results={result.name: result for result in results},
+        )  # fmt: skip
+
+
+def known(batch: Batch) -> Tensor:
+    """Where the state can be known, ``[batch, pos]``."""
+    return batch.variables["belief"].amax(-1) >= SURE
+
+
+def aligned(one: Trained, split: str, n: int, name: str, permutations: int = 100) -> Result:
+    """Codes beside states, at tokens after which the state can be known."""
+    batch = one.task.dataset(split)[slice(0, n)]
+    found = code_alignment(
+        one.model, batch.inputs, batch.variables["state"], where=known(batch), untrained=one.untrained,
+        permutations=permutations, gate=one.gate,
+    )  # fmt: skip
+    return replace(found, name=name, provenance={**found.provenance, "split": split, "network": one.name})
+
+
+def steered(one: Trained, name: str) -> Result:
+    """Codes of other states put in, at the last token of sequences after which the state is known."""
+    batch = one.task.dataset("test")
+    batch = batch[known(batch)[:, -1]]
+    found = code_steering(
+        one.model, batch.inputs, batch.variables["state"][:, -1], one.task.machine.emission, gate=one.gate
+    )
+    return replace(found, name=name, provenance={**found.provenance, "network": one.name})
+
+
+def machine(task: StateMachine) -> Result:
+    """The machine with shared tokens: how it moves and what it emits."""
+    own = task.machine
+    return Result(
+        name="state_machine",
+        values=xr.DataArray(
+            own.transition.numpy(), dims=("state", "next"), attrs={"units": "probability"},
+            coords={"state": range(own.n_states), "next": range(own.n_states)},
+        ),
+        trivial=1 / own.n_states,
+        provenance={"tokens": own.n_tokens, "seed": task.seed, "ceiling": round(task.ceiling, 6)},
+        extra={"emission": xr.DataArray(own.emission.numpy(), dims=("state", "token"))},
+    )  # fmt: skip
+
+
+def tracked(one: Trained, name: str) -> Result:
+    """How loss, score, temperature and entropy went along training.
+
+    Dims ``measure``, ``step``. ``extra``: ``entropy``, ``dead`` (site, step), the ``ceiling`` of the score
+    and the ``least_loss`` there is.
+    """
+    history = one.job.history
+    steps = [int(step) for step in history.tracked["step"]]
+    at = np.searchsorted(history.steps, steps)
+    last = len(history.train_loss) - 1
+    sites = [key.removesuffix(" entropy") for key in history.tracked if key.endswith(" entropy")]
+    measures = {
+        "loss": [history.train_loss[min(step, last)] for step in steps],
+        "score": np.array(history.test_score)[at],
+        "temperature": history.tracked[f"{sites[0]} temperature"],
+        "entropy": np.mean([history.tracked[f"{site} entropy"] for site in sites], axis=0),
+    }
+    coords = {"site": sites, "step": steps}
+
+    def by_site(measure: str) -> xr.DataArray:
+        rows = [history.tracked[f"{site} {measure}"] for site in sites]
+        return xr.DataArray(np.array(rows), dims=list(coords), coords=coords)
+
+    return Result(
+        name=name,
+        values=xr.DataArray(
+            np.array(list(measures.values())), dims=("measure", "step"),
+            coords={"measure": list(measures), "step": steps},
+            attrs={"units": "nats, share, temperature, nats"},
+        ),
+        trivial=one.task.trivial,
+        provenance={
+            "network": one.name, "seed": one.task.seed, "seconds": round(history.seconds, 1),
+            "learned": one.gate.learned,
+        },
+        extra={
+            "entropy": by_site("entropy"),
+            "dead": by_site("dead"),
+            "ceiling": xr.DataArray(one.task.ceiling),
+            "least_loss": xr.DataArray(float(one.task.optimum.entropy.mean())),
+        },
+    )  # fmt: skip
+
+
+def by_position(one: Trained) -> Result:
+    """The score by position beside that of the best predictor, and of one that knows the last token only."""
+    task, batch = one.task, one.task.dataset("test")
+    following = task.following(batch)
+
+    def share(model: object) -> np.ndarray:
+        chosen = task.answers(model, batch).argmax(-1, keepdim=True)  # type: ignore[arg-type]
+        return following.gather(2, chosen)[..., 0].double().mean(0).numpy()
+
+    last_only = task.machine.optimum(1).accuracy[0]
+    of = {
+        "network": share(one.model), "best predictor": task.optimum.accuracy.numpy(),
+        "best from the last token": np.full(task.length, float(last_only)),
+    }  # fmt: skip
+    return Result(
+        name="score_by_position",
+        values=xr.DataArray(
+            np.array(list(of.values())), dims=("of", "position"),
+            coords={"of": list(of), "position": range(task.length)},
+            attrs={"units": "how often the likeliest token comes"},
+        ),
+        trivial=task.trivial,
+        control=xr.DataArray(share(one.untrained), dims="position", coords={"position": range(task.length)}),
+        control_kind="untrained network",
+        provenance={
+            "n": len(batch), "network": one.name, "seed": task.seed, "exact": task.optimum.exact,
+            "learned": one.gate.learned,
+        },
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def beliefs(one: Trained, n: int) -> Result:
+    """Beliefs as points of the simplex, read off the stream after each layer, at all positions together."""
+    batch = one.task.dataset("test")[slice(0, n)]
+    hooks = ["hook_embed", *(f"blocks.{layer}.hook_resid_post" for layer in range(len(one.model.blocks)))]
+    caches = [run_with_cache(model, batch.inputs, names=hooks)[1] for model in (one.model, one.untrained)]
+    return probe(
+        caches[0], batch.variables["belief"], Simplex(), pool=True, untrained=caches[1], inputs=batch.inputs,
+        permutations=100, gate=one.gate,
+    )  # fmt: skip

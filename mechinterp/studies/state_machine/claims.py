@@ -1,0 +1,278 @@
+"""What is claimed of networks with codebooks that follow machines, over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mechinterp.result import Claim
+from mechinterp.studies.base import Measure, claim_over_seeds
+from mechinterp.studies.state_machine.anatomy import Anatomy
+from mechinterp.studies.state_machine.networks import (
+    COLD,
+    FREE,
+    MESS3,
+    ONE_CODE,
+    PUBLISHED,
+    SHARED,
+    SHARED_FREE,
+    WARM,
+)
+
+TAMKIN = "Tamkin et al. (2024)"
+SHAI = "Shai et al. (2024)"
+SHUFFLED = "states dealt out at random"
+
+
+def judge(found: Sequence[Anatomy]) -> list[Claim]:
+    """Every claim, from one anatomy a seed."""
+    return [
+        predicts_at_ceiling(found),
+        codes_align_with_states(found),
+        alignment_beats_null(found),
+        annealing_helps(found),
+        codes_cause_the_prediction(found),
+        bottleneck_costs_little(found),
+        tracks_hidden_state_when_ambiguous(found),
+        belief_geometry(found),
+    ]
+
+
+def _claim(
+    id: str,
+    statement: str,
+    found: Sequence[Anatomy],
+    measure: Measure,
+    *,
+    of: Sequence[str],
+    control_kind: str,
+    source: str = "ours",
+    within: tuple[float, float] = (0.0, 1.0),
+) -> Claim:
+    """Of seeds in which some networks learned; with none named, of all."""
+    return claim_over_seeds(
+        id, statement, found, measure, within=within, control_kind=control_kind, source=source,
+        learned=lambda one: all(one.networks[name].gate.learned for name in of),
+    )  # fmt: skip
+
+
+def _by_seed(found: Sequence[Anatomy], of: Sequence[str], said: Callable[[Anatomy], str]) -> str:
+    """What is said of each seed whose networks learned."""
+    learned = [one for one in found if all(one.networks[name].gate.learned for name in of)]
+    return "; ".join(map(said, learned)) or "none"
+
+
+def share_of_ceiling(one: Anatomy, network: str, scores: Mapping[str, float] | None = None) -> float:
+    """The score over the best predictor's."""
+    return (one.scores if scores is None else scores)[network] / one.networks[network].task.ceiling
+
+
+def at_chosen(one: Anatomy, name: str, measure: str, extra: str | None = None) -> float:
+    """A measure of alignment at the site that was chosen on other sequences."""
+    result = one.results[name]
+    array = result.values if extra is None else result.extra[extra]
+    return float(array.sel(site=one.chosen[name], measure=measure))
+
+
+def predicts_at_ceiling(found: Sequence[Anatomy]) -> Claim:
+    """The gate of what is said of disjoint tokens."""
+
+    def measure(one: Anatomy) -> dict[str, Any]:
+        value, task = share_of_ceiling(one, ONE_CODE), one.networks[ONE_CODE].task
+        return {
+            "value": value, "theory": 1.0, "trivial": task.trivial / task.ceiling,
+            "control": share_of_ceiling(one, ONE_CODE, one.untrained),
+            "holds": min(value, share_of_ceiling(one, PUBLISHED)) >= 0.99,
+        }  # fmt: skip
+
+    four = ", ".join(f"{share_of_ceiling(one, PUBLISHED):.4f}" for one in found)
+    return _claim(
+        "predicts_at_ceiling",
+        f"Where every state has tokens of its own, so that the state is the last token and at best "
+        f"{found[0].task.ceiling:.3g} of next tokens can be known, networks with codebooks reach at least 99 "
+        f"% of that (with 4 codes, as published, by seed {four})",
+        found, measure, of=(), control_kind="untrained network",
+    )  # fmt: skip
+
+
+def codes_align_with_states(found: Sequence[Anatomy]) -> Claim:
+    """One code at a time, states with tokens of their own."""
+
+    def measure(one: Anatomy) -> dict[str, Any]:
+        value = at_chosen(one, "code_alignment", "ami")
+        return {
+            "value": value, "theory": 1.0, "trivial": 0.0,
+            "control": float(one.results["code_alignment"].control.sel(
+                site=one.chosen["code_alignment"], measure="ami"
+            )),
+            "holds": value >= 0.95,
+        }  # fmt: skip
+
+    sites = _by_seed(found, [ONE_CODE], lambda one: one.chosen["code_alignment"])
+    return _claim(
+        "codes_align_with_states",
+        "With one code at a time and tokens of their own, codes become states: adjusted mutual information "
+        f"of at least .95 at a site chosen on other sequences ({sites}, by seed)",
+        found, measure, of=(ONE_CODE,), control_kind=SHUFFLED, source=TAMKIN,
+    )  # fmt: skip
+
+
+def alignment_beats_null(found: Sequence[Anatomy]) -> Claim:
+    """Four codes at a time, as published: purity beside its nulls."""
+    name = "code_alignment_published"
+
+    def measure(one: Anatomy) -> dict[str, Any]:
+        value, null = (at_chosen(one, name, "purity", extra) for extra in (None, "null_high"))
+        before = float(one.results[name].extra["untrained"].sel(measure="purity").max())
+        return {
+            "value": value, "trivial": 1 / one.task.n_states, "control": before,
+            "holds": value > null and value >= before + 0.1,
+        }  # fmt: skip
+
+    def said(one: Anatomy) -> str:
+        return f"{at_chosen(one, name, 'purity', 'null_high'):.2f} and {at_chosen(one, name, 'ami'):.2f}"
+
+    seen = _by_seed(found, [PUBLISHED], said)
+    return _claim(
+        "alignment_beats_null",
+        "With four codes at a time, as published, purity is above 95 % of random orders of the states, and "
+        "by at least .1 above the best site of the untrained network, whose codes are of tokens and so of "
+        f"states too (95 % of random orders, and adjusted mutual information, by seed {seen})",
+        found, measure, of=(PUBLISHED,), control_kind="untrained network, its best site",
+        source="the published notebook reports purity alone",
+    )  # fmt: skip
+
+
+def annealing_helps(found: Sequence[Anatomy]) -> Claim:
+    """Where the state must be followed: annealed, always warm, or cold from the start."""
+    names = ("code_alignment_shared", "code_alignment_warm", "code_alignment_cold")
+
+    def measure(one: Anatomy) -> dict[str, Any]:
+        annealed, warm, cold = (at_chosen(one, name, "ami") for name in names)
+        return {
+            "value": annealed - max(warm, cold), "trivial": 0.0, "control": warm - cold,
+            "holds": annealed - max(warm, cold) >= 0.02,
+        }  # fmt: skip
+
+    def said(one: Anatomy) -> str:
+        return ", ".join(f"{at_chosen(one, name, 'ami'):.3f}" for name in names)
+
+    seen = _by_seed(found, (SHARED, WARM, COLD), said)
+    return _claim(
+        "annealing_helps",
+        "With shared tokens, codes of a network whose temperature falls in training align better with "
+        "states, by at least .02 of adjusted mutual information, than those of networks that are warm "
+        f"throughout or cold from the start (annealed, warm, cold by seed: {seen})",
+        found, measure, of=(SHARED, WARM, COLD), within=(-1.0, 1.0), control_kind="warm less cold",
+    )  # fmt: skip
+
+
+def codes_cause_the_prediction(found: Sequence[Anatomy]) -> Claim:
+    """Codes of another state put in the place of the active ones."""
+
+    def success(one: Anatomy, name: str, of: str, site: int | None = -1) -> float:
+        rates = one.results[name].extra["success"].sel(of=of)
+        return float(rates[:-1].max() if site is None else rates[site])
+
+    def measure(one: Anatomy) -> dict[str, Any]:
+        name = "code_steering_shared"
+        value, random = (success(one, name, of) for of in ("codes", "random"))
+        own = success(one, "code_steering", "codes")
+        return {
+            "value": value, "trivial": one.results[name].trivial, "control": random,
+            "holds": min(value, own) >= 0.9 and random <= 0.3,
+        }  # fmt: skip
+
+    def said(one: Anatomy) -> str:
+        rates = (
+            success(one, "code_steering", "codes"), success(one, "code_steering", "codes", None),
+            success(one, "code_steering_shared", "codes", None),
+        )  # fmt: skip
+        return ", ".join(f"{rate:.2f}" for rate in rates)
+
+    seen = _by_seed(found, (SHARED, ONE_CODE), said)
+    return _claim(
+        "codes_cause_the_prediction",
+        "With shared tokens, once the codes of another state are active at all sites of the last token, the "
+        "next token is predicted as in that state in at least 90 % of cases, and likewise with tokens of "
+        "their own; with random codes in at most 30 % (with tokens of their own, then at the best single "
+        f"site with these and with shared tokens, by seed: {seen})",
+        found, measure, of=(SHARED, ONE_CODE), control_kind="random active codes", source=TAMKIN,
+    )  # fmt: skip
+
+
+def bottleneck_costs_little(found: Sequence[Anatomy]) -> Claim:
+    """The same network with and without codebooks."""
+
+    def measure(one: Anatomy) -> dict[str, Any]:
+        pairs = ((SHARED, SHARED_FREE), (ONE_CODE, FREE))
+        costs = [share_of_ceiling(one, free) - share_of_ceiling(one, with_) for with_, free in pairs]
+        return {
+            "value": costs[0], "trivial": 0.0,
+            "control": share_of_ceiling(one, SHARED_FREE) - share_of_ceiling(one, SHARED, one.untrained),
+            "holds": max(costs) <= 0.02,
+        }  # fmt: skip
+
+    return _claim(
+        "bottleneck_costs_little",
+        "With codebooks the share of the ceiling that is reached is at most 2 points lower than without, "
+        "with shared tokens (the value) and with tokens of their own",
+        found, measure, of=(SHARED_FREE, FREE), within=(-1.0, 1.0),
+        control_kind="cost of not training at all", source=TAMKIN,
+    )  # fmt: skip
+
+
+def tracks_hidden_state_when_ambiguous(found: Sequence[Anatomy]) -> Claim:
+    """Shared tokens: one token does not tell the state."""
+
+    def measure(one: Anatomy) -> dict[str, Any]:
+        value, task = share_of_ceiling(one, SHARED), one.networks[SHARED].task
+        return {
+            "value": value, "theory": 1.0, "trivial": task.trivial / task.ceiling,
+            "control": float(task.machine.optimum(1).accuracy[0]) / task.ceiling,
+            "holds": value >= 0.98 and at_chosen(one, "code_alignment_shared", "ami") >= 0.9,
+        }  # fmt: skip
+
+    def said(one: Anatomy) -> str:
+        name = "code_alignment_shared"
+        return f"{at_chosen(one, name, 'ami'):.3f} at {one.chosen[name]}"
+
+    aligned = "; ".join(map(said, found))
+    return _claim(
+        "tracks_hidden_state_when_ambiguous",
+        "With shared tokens, where one token leaves the state open, a network with one code at a time "
+        "predicts at least 98 % of what the best predictor does, and at a site chosen on other sequences the "
+        "code has adjusted mutual information of at least .9 with the state once that is known (by seed "
+        f"{aligned})",
+        found, measure, of=(), control_kind="best predictor from the last token",
+    )  # fmt: skip
+
+
+def belief_geometry(found: Sequence[Anatomy]) -> Claim:
+    """Where the state is never known for sure."""
+
+    def last(one: Anatomy, extra: str | None = None) -> float:
+        result = one.results["simplex_probe"]
+        return float(np.ravel((result.values if extra is None else result.extra[extra]).isel(hook=-1))[0])
+
+    def raw(one: Anatomy) -> float:
+        return float(np.max(one.results["simplex_probe"].extra["raw_input"].values))
+
+    def measure(one: Anatomy) -> dict[str, Any]:
+        value = last(one)
+        others = max(last(one, "untrained"), raw(one))
+        return {
+            "value": value, "trivial": 0.0, "control": last(one, "untrained"),
+            "holds": value >= 0.95 and 1 - value <= (1 - others) / 2,
+        }  # fmt: skip
+
+    seen = _by_seed(found, [MESS3], lambda one: f"{raw(one):.3f}")
+    return _claim(
+        "belief_geometry",
+        "Where the state stays uncertain (mess3), beliefs are read linearly off the stream after the last "
+        "layer with R² of at least .95, and at most half as much is missed as by probes of the untrained "
+        f"network and of the last token (of the token, by seed {seen})",
+        found, measure, of=(MESS3,), within=(-np.inf, 1.0), control_kind="untrained network", source=SHAI,
+    )  # fmt: skip

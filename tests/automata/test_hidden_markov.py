@@ -1,0 +1,96 @@
+"""Machines with hidden states: beliefs and the best predictor against enumeration, and what cannot be."""
+
+import itertools
+
+import pytest
+import torch
+
+from mechinterp.automata import HiddenMarkov, mess3, stationary
+
+COIN = HiddenMarkov.arriving(
+    torch.tensor([[0.9, 0.1], [0.4, 0.6]]), torch.tensor([[0.7, 0.3], [0.2, 0.8]], dtype=torch.float64)
+)
+TURN = HiddenMarkov.leaving(
+    torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.25, 0.75]]), torch.tensor([[0, 1, 0], [0, 0, 1]]), start=0
+)
+MACHINES = {"coin": COIN, "turn": TURN, "mess3": mess3()}
+
+
+def likelihood(machine, word):
+    """The probability of a word and of each state after it, by multiplying matrices."""
+    ahead = machine.initial
+    for token in word:
+        ahead = ahead @ machine.matrices[token]
+    return ahead
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_beliefs_are_those_of_bayes(name):
+    machine = MACHINES[name]
+    for word in itertools.product(range(machine.n_tokens), repeat=4):
+        ahead = likelihood(machine, word)
+        if ahead.sum() > 0:
+            found = machine.beliefs(torch.tensor([word]))[0, -1]
+            torch.testing.assert_close(found, ahead / ahead.sum())
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_the_best_predictor_is_that_of_all_words(name):
+    machine, length = MACHINES[name], 4
+    found = machine.optimum(length)
+    assert found.exact
+    for position in range(length):
+        accuracy = entropy = 0.0
+        for word in itertools.product(range(machine.n_tokens), repeat=position + 1):
+            ahead = likelihood(machine, word)
+            if ahead.sum() > 0:
+                following = (ahead / ahead.sum()) @ machine.emission
+                accuracy += float(ahead.sum() * following.max())
+                entropy += float(ahead.sum() * torch.special.entr(following).sum())
+        assert float(found.accuracy[position]) == pytest.approx(accuracy)
+        assert float(found.entropy[position]) == pytest.approx(entropy)
+
+
+def test_with_too_many_beliefs_it_is_a_mean_over_sequences():
+    whole, drawn = mess3().optimum(6), mess3().optimum(6, most=10)
+    assert whole.exact
+    assert not drawn.exact
+    torch.testing.assert_close(whole.accuracy, drawn.accuracy, atol=0.01, rtol=0)
+    torch.testing.assert_close(whole.entropy, drawn.entropy, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_sequences_are_drawn_as_the_machine_says(name):
+    machine = MACHINES[name]
+    tokens, states = machine.sample(20_000, 2, torch.Generator().manual_seed(0))
+    ahead = torch.einsum("s,tsn,unm->tum", machine.initial, machine.matrices, machine.matrices)
+    counts = torch.zeros_like(ahead)
+    counts.index_put_((tokens[:, 0], tokens[:, 1], states[:, 1]), torch.tensor(1.0).double(), accumulate=True)
+    torch.testing.assert_close(counts / len(tokens), ahead, atol=0.015, rtol=0)
+
+
+def test_a_long_run_is_stationary_also_where_states_go_round():
+    for rows in ([[0.9, 0.1], [0.4, 0.6]], [[0.0, 1.0], [1.0, 0.0]]):
+        rows = torch.tensor(rows, dtype=torch.float64)
+        found = stationary(rows)
+        torch.testing.assert_close(found @ rows, found)
+    torch.testing.assert_close(found, torch.tensor([0.5, 0.5]).double())
+
+
+@pytest.mark.parametrize(
+    ("matrices", "initial", "message"),
+    [
+        (torch.zeros(0, 0, 0), torch.zeros(0), "at least one state and token"),
+        (torch.ones(1, 2, 2), torch.tensor([0.5, 0.5]), "sum to 1 for each state"),
+        (torch.eye(2)[None], torch.tensor([0.5, 0.6]), "sum to 1 for the start"),
+        (torch.eye(2)[None], torch.tensor([1.0, 0.0]), r"got \[1\] that never are"),
+    ],
+)
+def test_machines_that_cannot_be_are_refused(matrices, initial, message):
+    with pytest.raises(ValueError, match=message):
+        HiddenMarkov(matrices, initial)
+
+
+def test_tokens_that_cannot_come_are_refused():
+    with pytest.raises(ValueError, match="number 0 cannot follow"):
+        TURN.beliefs(torch.tensor([[2]]))

@@ -12,7 +12,7 @@ from mechinterp.training.recipes import TEXT_ARITHMETIC
 
 
 def main(steps: int = 600, n: int = 2000, max_operand: int = 999) -> None:
-    """Train, probe every character after every layer, and erase the sum where it is answered."""
+    """Train, probe every character after every layer, and erase the sum where it can be looked for again."""
     task = tasks.TextSum(max_operand=int(max_operand), n_test=int(n))
     model = models.text_arithmetic(task)
     fit(model, task, replace(TEXT_ARITHMETIC["fast"], steps=int(steps)))
@@ -22,7 +22,7 @@ def main(steps: int = 600, n: int = 2000, max_operand: int = 999) -> None:
     _, cache = run_with_cache(model, batch.inputs, names="blocks.*.hook_resid_post", **given)
     print(probe(cache, total, mask=batch.mask, inputs=batch.inputs, gate=gate))
     found = erasure_effect(
-        model, batch.inputs, Site.at("blocks.1.hook_resid_post", position=-1), total,
+        model, batch.inputs, Site.at("blocks.0.hook_resid_post", position=-1), total,
         lambda outputs: (outputs - batch.targets).square()[:, 0, 0], read=(-1,), gate=gate, **given,
     )  # fmt: skip
     print(found)

@@ -106,7 +106,7 @@ class TrackCodes:
             dead = (book.used == 0).nonzero()[:, 0]
             found |= {
                 f"{place} temperature": float(book.temperature),
-                f"{place} entropy": float(book.entropy),
+                f"{place} entropy": float(book.entropy.detach()),
                 f"{place} dead": float(len(dead)),
             }
             if self.revive and len(dead) and job.step <= job.recipe.steps / 2:

@@ -1,8 +1,10 @@
-"""A live line in the terminal, or in a notebook, while a network trains."""
+"""What is seen while a network trains: a line in the terminal, or a figure in a notebook."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -48,3 +50,28 @@ class LiveLine:
             f"{history.test_score[-1]:.3f}"
         )
         self.bar.update(self.line, completed=job.step, total=job.recipe.steps, facts=facts)
+
+
+class LiveFigure:
+    """A callback for ``fit`` that draws a figure anew at measurements, in the output of a notebook's cell.
+
+    Args:
+        drawn: makes a plotly figure of what has been measured so far.
+        every: how many measurements a drawing; the first and the last step are always drawn.
+    """
+
+    def __init__(self, drawn: Callable[[Fit], Any], every: int = 5) -> None:
+        self.drawn, self.every, self.count = drawn, every, 0
+        self.place: Any = None
+
+    def __call__(self, job: Fit) -> None:
+        """Draw, where it is time."""
+        last = job.step >= job.recipe.steps
+        if self.count % self.every == 0 or last:
+            from IPython.display import display
+
+            if self.place is None:
+                self.place = display(self.drawn(job), display_id=True)
+            else:
+                self.place.update(self.drawn(job))
+        self.count += 1

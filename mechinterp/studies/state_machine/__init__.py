@@ -19,12 +19,12 @@ from mechinterp.result import Claim
 from mechinterp.runs import Run
 from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, seeds_of, silent
 from mechinterp.studies.networks import seed_findings
-from mechinterp.studies.state_machine.anatomy import Anatomy
+from mechinterp.studies.state_machine.anatomy import Anatomy, dashboard, training_so_far
 from mechinterp.studies.state_machine.claims import judge, share_of_ceiling
 from mechinterp.studies.state_machine.networks import KINDS, ONE_CODE, SHARED
 from mechinterp.tasks.state_machine import StateMachine
 
-__all__ = ["KINDS", "Anatomy", "StateMachineStudy", "silent", "study"]
+__all__ = ["KINDS", "Anatomy", "StateMachineStudy", "dashboard", "silent", "study", "training_so_far"]
 
 PLAN = (
     (

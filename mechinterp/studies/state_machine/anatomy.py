@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from mechinterp.studies.networks import Trained, network_scores, score_curves
 from mechinterp.studies.state_machine.networks import COLD, MESS3, ONE_CODE, PUBLISHED, SHARED, WARM
 from mechinterp.tasks.base import Batch
 from mechinterp.tasks.state_machine import StateMachine
+from mechinterp.training.fit import Fit
 
 SURE = 0.999
 """The belief from which a state counts as known."""
@@ -131,18 +133,24 @@ def machine(task: StateMachine) -> Result:
 
 
 def tracked(one: Trained, name: str) -> Result:
-    """How loss, score, temperature and entropy went along training.
+    """``training_so_far`` of one of the study's networks."""
+    found = training_so_far(one.job)
+    own = {"network": one.name, "learned": one.gate.learned}
+    return replace(found, name=name, provenance={**found.provenance, **own})
+
+
+def training_so_far(job: Fit) -> Result:
+    """How loss, score, temperature and entropy went along a training that ``TrackCodes`` has followed.
 
     Dims ``measure``, ``step``. ``extra``: ``entropy``, ``dead`` (site, step), the ``ceiling`` of the score
     and the ``least_loss`` there is.
     """
-    history = one.job.history
+    history, task = job.history, job.task
     steps = [int(step) for step in history.tracked["step"]]
     at = np.searchsorted(history.steps, steps)
-    last = len(history.train_loss) - 1
     sites = [key.removesuffix(" entropy") for key in history.tracked if key.endswith(" entropy")]
     measures = {
-        "loss": [history.train_loss[min(step, last)] for step in steps],
+        "loss": np.array(history.test_loss)[at],
         "score": np.array(history.test_score)[at],
         "temperature": history.tracked[f"{sites[0]} temperature"],
         "entropy": np.mean([history.tracked[f"{site} entropy"] for site in sites], axis=0),
@@ -154,24 +162,26 @@ def tracked(one: Trained, name: str) -> Result:
         return xr.DataArray(np.array(rows), dims=list(coords), coords=coords)
 
     return Result(
-        name=name,
+        name="codebook_training",
         values=xr.DataArray(
             np.array(list(measures.values())), dims=("measure", "step"),
             coords={"measure": list(measures), "step": steps},
             attrs={"units": "nats, share, temperature, nats"},
         ),
-        trivial=one.task.trivial,
-        provenance={
-            "network": one.name, "seed": one.task.seed, "seconds": round(history.seconds, 1),
-            "learned": one.gate.learned,
-        },
+        trivial=task.trivial,
+        provenance={"network": task.name, "seed": task.seed, "seconds": round(history.seconds, 1)},
         extra={
             "entropy": by_site("entropy"),
             "dead": by_site("dead"),
-            "ceiling": xr.DataArray(one.task.ceiling),
-            "least_loss": xr.DataArray(float(one.task.optimum.entropy.mean())),
+            "ceiling": xr.DataArray(task.ceiling),
+            "least_loss": xr.DataArray(float(task.optimum.entropy.mean())),
         },
     )  # fmt: skip
+
+
+def dashboard(job: Fit) -> Any:
+    """The figure of a training so far, for ``training.progress.LiveFigure``."""
+    return training_so_far(job).figure()
 
 
 def by_position(one: Trained) -> Result:

@@ -189,4 +189,7 @@ def draw(result: Result) -> go.Figure:
     """
     if result.name not in _DRAWN_BY:
         raise ValueError(f"expected a result of {known()}, got {result.name!r}; draw its values yourself")
-    return _DRAWN_BY[result.name](result)
+    figure = _DRAWN_BY[result.name](result)
+    if result.learned is False:
+        figure.layout.title.text += " (untested: not learned)"
+    return figure

@@ -18,6 +18,7 @@ _MOST = 8
 _COLUMNS = 4
 _TITLES = {
     "attention_entropy": "Attention entropy by head and query position",
+    "sum_attention": "Attention entropy by head and query position: sums",
     "attention_distance": "Attention distance by head and query position",
     "qk_circuit": "QK circuit: what each token's query seeks",
     "position_circuit": "QK circuit of positions: what each position's query seeks",

@@ -87,7 +87,7 @@ def erasure_lines(result: Result) -> go.Figure:
     figure.update_yaxes(title="change of the mean metric", row=1, col=1)
     figure.update_yaxes(title="R²", range=[-0.08, 1.04], row=1, col=2)
     figure.update_annotations(font={"size": 12})
-    what = result.provenance["concepts"]
-    shown = what if len(what) < 40 else f"{len(dimensions) - 1} concepts"
+    count = len(dimensions) - 1
+    shown = result.provenance["concepts"] if count <= 3 else f"{count} concepts"
     styled(figure, f"Erasing {shown} one after another at {result.provenance['site']}", height=430)
     return figure.update_layout(margin={"t": 84})

@@ -21,19 +21,23 @@ def need_dots(result: Result) -> go.Figure:
     )
     for name, values, colour, symbol in marks:
         text = [f"{x:.4f}" for x in values.values[::-1]] if name == "trained" else None
+        places = ["top right" if x < -0.08 else "top center" for x in values.values[::-1]]
         figure.add_scatter(
-            x=values.values[::-1].clip(min=-0.08), y=names, name=name, text=text, textposition="top center",
+            x=values.values[::-1].clip(min=-0.08), y=names, name=name, text=text, textposition=places,
             mode="markers+text" if text else "markers",
+            cliponaxis=False,
             marker={"color": colour, "symbol": symbol, "size": 14 if "line" in symbol else 9},
         )  # fmt: skip
     figure.update_xaxes(title=f"{result.values.attrs['units']} on held-out problems", range=[-0.1, 1.1])
     figure.update_yaxes(automargin=True, range=[-0.6, len(names) - 0.3])
-    return styled(figure, "What each network scores; less than -.08 is drawn there", height=360)
+    figure = styled(figure, "What each network scores; less than -.08 is drawn there", height=380)
+    return figure.update_layout(legend={"y": -0.28})
 
 
 def reader_bars(result: Result) -> go.Figure:
     """What readers find after each layer; shuffled labels as ticks."""
     hooks, readers = ([str(x) for x in result.values[dim].values] for dim in ("hook", "reader"))
+    readers = [name.replace(", ", ",<br>").replace("of numbers", "of<br>numbers") for name in readers]
     figure = go.Figure()
     for colour, hook in zip(LINES, hooks):
         figure.add_bar(
@@ -46,8 +50,8 @@ def reader_bars(result: Result) -> go.Figure:
     )  # fmt: skip
     figure.update_xaxes(title="reader: of numbers (R²), or of classes (accuracy)", tickangle=0)
     figure.update_yaxes(title="R² or accuracy, held out", range=[-0.1, 1.04])
-    figure = styled(figure, "Reading the residue at the last character", height=420)
-    return figure.update_layout(barmode="group", legend={"y": -0.3})
+    figure = styled(figure, "Reading the residue at the last character; less than -.1 is cut off", height=440)
+    return figure.update_layout(barmode="group", legend={"y": -0.36})
 
 
 def trend_lines(result: Result) -> go.Figure:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -274,7 +274,18 @@ class _Loop:
         job.checkpoints.drop_after(job.step)
 
     def identity(self) -> str:
-        """What must agree between a saved state and the training that goes on from it."""
-        model = getattr(self.job.model, "cfg", None)
-        config = model.to_json() if hasattr(model, "to_json") else None
-        return repr((self.job.task.to_json(), self.job.recipe.to_json(), {**(config or {}), "seed": None}))
+        """What must agree between a saved state and the training that goes on from it.
+
+        Fields at their defaults are left out, so that a new one does not make old states strange.
+        """
+        parts = [self.job.task, self.job.recipe, getattr(self.job.model, "cfg", None)]
+        task, recipe, *network = [_changed(part) for part in parts if hasattr(part, "to_json")]
+        for config in network:
+            config.pop("seed", None)  # of weights that the state replaces
+        return repr((task, recipe, network))
+
+
+def _changed(record: Any) -> dict[str, Any]:
+    """The fields of a dataclass, as JSON, that are not at their defaults."""
+    default = {field.name: field.default for field in fields(record) if field.default is not MISSING}
+    return {name: x for name, x in record.to_json().items() if name not in default or default[name] != x}

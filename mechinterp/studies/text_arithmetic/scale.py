@@ -32,7 +32,8 @@ layer and after the first; that of a fresh probe once LEACE has been there; and 
 
 
 LEARNED_AT = 0.9
-"""R² from which a network counts in a trend: less than the task's own mark, which would leave out the small."""
+"""R² from which a network counts in a trend: less than the task's own mark, which would leave out the
+small."""
 
 
 @dataclass(frozen=True, kw_only=True)

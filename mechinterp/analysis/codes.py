@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.statistics import permutation_p_value
+from mechinterp.analysis.statistics import benjamini_hochberg, permutation_p_value
 from mechinterp.hooks import HookedRootModule, run_with_cache
 from mechinterp.result import Result
 
@@ -104,7 +104,8 @@ def code_alignment(
     Returns:
         Dims ``site``, ``measure`` (``MEASURES``). Trivial is 0, the control the mean over states dealt out at
         random, the interval that of the best site's adjusted mutual information (bootstrap over sequences).
-        ``extra``: ``null_high`` (the 95 % quantile under random states) and ``p`` (site, measure);
+        ``extra``: ``null_high`` (the 95 % quantile under random states), ``p`` and ``p_adjusted`` (for how
+        many cells there are) (site, measure);
         ``untrained`` likewise; ``table`` (site, state, code), how often each strongest code stands with each
         state; ``active`` (site), how many codes are ever active; ``fixing`` (site, state), the fewest codes
         that fix a state, of which each is in that state in at least 95 % of cases and all together in 95 % of
@@ -122,8 +123,9 @@ def code_alignment(
     codes, label = Codes.of(model, inputs, at, **forward), states[at].numpy()
     generator = np.random.default_rng(seed)
     orders = [generator.permutation(len(label)) for _ in range(permutations)]
-    own = {site: _measures(codes, site, label) for site in codes.strongest}
-    null = {site: np.array([_measures(codes, site, label[order]) for order in orders]) for site in own}
+    sites = {site: _Site(codes, site, label) for site in codes.strongest}
+    own = {site: one.measures(label) for site, one in sites.items()}
+    null = {site: np.array([one.measures(label[order]) for order in orders]) for site, one in sites.items()}
     p = {site: [permutation_p_value(x, draws) for x, draws in zip(own[site], null[site].T)] for site in own}
     coords = {"site": list(own), "measure": list(MEASURES)}
 
@@ -139,6 +141,7 @@ def code_alignment(
     extra = {
         "null_high": array({site: np.quantile(draws, 0.95, axis=0) for site, draws in null.items()}),
         "p": array(p),
+        "p_adjusted": array(dict(zip(own, benjamini_hochberg(list(p.values()))))),
         "table": xr.DataArray(
             np.array(list(tables.values())), dims=("site", "state", "code"), coords={"site": list(own)}
         ),
@@ -151,7 +154,7 @@ def code_alignment(
     }
     if untrained is not None:
         before = Codes.of(untrained, inputs, at, **forward)
-        extra["untrained"] = array({site: _measures(before, site, label) for site in own})
+        extra["untrained"] = array({site: _Site(before, site, label).measures(label) for site in own})
     return Result(
         name="code_alignment",
         values=values,
@@ -182,17 +185,45 @@ def fixing(counts: np.ndarray) -> list[float]:
     return found
 
 
-def _measures(codes: Codes, site: str, label: np.ndarray) -> list[float]:
-    from sklearn.metrics import adjusted_mutual_info_score, v_measure_score
+class _Site:
+    """One site's codes beside labels in any order; what depends on how often each comes is worked out
+    once."""
 
-    active, strongest = codes.active[site].numpy(), codes.strongest[site].numpy()
-    states = np.eye(label.max() + 1)[label]
-    counts = active.T.astype(float) @ states
-    used = counts.sum(1) > 0
-    purity = float((counts[used].max(1) / counts[used].sum(1)).mean())
-    return [
-        purity, float(v_measure_score(label, strongest)), float(adjusted_mutual_info_score(label, strongest)),
-    ]  # fmt: skip
+    def __init__(self, codes: Codes, site: str, label: np.ndarray) -> None:
+        from sklearn.metrics.cluster import expected_mutual_information
+
+        self.strongest, self.active = codes.strongest[site].numpy(), codes.active[site].numpy()
+        self.shape = int(label.max()) + 1, self.active.shape[1]
+        counts = self._counts(label)
+        of_state, of_code = counts.sum(1), counts.sum(0)
+        self.entropies = _entropy(of_state) + _entropy(of_code)
+        self.expected = float(expected_mutual_information(counts[of_state > 0][:, of_code > 0], len(label)))
+
+    def _counts(self, label: np.ndarray) -> np.ndarray:
+        cells = np.bincount(label * self.shape[1] + self.strongest, minlength=self.shape[0] * self.shape[1])
+        return cells.reshape(self.shape)
+
+    def measures(self, label: np.ndarray) -> list[float]:
+        """``MEASURES`` of the codes with labels, which may be in another order."""
+        at, code = np.nonzero(self.active)
+        cells = np.bincount(code * self.shape[0] + label[at], minlength=self.shape[0] * self.shape[1])
+        together = cells.reshape(self.shape[::-1])
+        together = together[together.sum(1) > 0]
+        counts = self._counts(label)
+        information = _entropy(counts.sum(0)) + _entropy(counts.sum(1)) - _entropy(counts.ravel())
+        half = self.entropies / 2
+        same = half - self.expected < 1e-12  # one state, or one code: nothing can be told
+        return [
+            float((together.max(1) / together.sum(1)).mean()),
+            float(information / half) if half > 0 else 1.0,
+            0.0 if same else float((information - self.expected) / (half - self.expected)),
+        ]
+
+
+def _entropy(counts: np.ndarray) -> float:
+    """In nats."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
 
 
 def _interval(

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp.analysis.codes import Codes, hook_of_site
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.statistics import bootstrap_interval
+from mechinterp.analysis.statistics import benjamini_hochberg, bootstrap_interval, permutation_p_value
 from mechinterp.hooks import Edit, HookedRootModule, Site, run
 from mechinterp.result import Result
 
 EVERYWHERE = "all sites"
+MAPS = 2000
+"""Of codes to states, dealt out at random; fewer states have all of theirs tried."""
 
 
 @torch.no_grad()
@@ -51,12 +55,14 @@ def code_steering(
         source state whose prediction is that of the target state; NaN where none does. The control is the
         same with random codes; trivial is the mean over other targets without any change. The interval is
         that of the best site's mean over other targets (bootstrap over sequences). ``extra``: ``success``
-        (site, of: codes, random): those means; ``code`` (site, state), the strongest code of each state.
+        (site, of: codes, random): those means; ``p`` and ``p_adjusted`` (site), that codes
+        bring their own states no more often than codes dealt out to states at random; ``code`` (site, state),
+        the strongest code of each state.
 
     Raises:
         ValueError: no codebooks, fewer than two states in either half, or shapes that do not fit.
     """
-    n_states = len(following)
+    n_states, same = len(following), torch.cdist(following.double(), following.double(), p=1) < 1e-9
     if len(states) != len(inputs) or int(states.max()) >= n_states or len(inputs) < 8:
         raise ValueError(
             f"expected at least 8 sequences, a state of 0 to {n_states - 1} for each, got {len(inputs)} and "
@@ -64,74 +70,126 @@ def code_steering(
         )
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
     found_on, tried_on = order[: len(order) // 2], order[len(order) // 2 :]
+    known = states[found_on].unique()
+    if bool(same[known][:, known].all()):
+        raise ValueError(
+            f"expected at least two states to steer between, after which different tokens come, got "
+            f"{known.tolist()}"
+        )
     last = torch.zeros(inputs[found_on].shape, dtype=torch.bool)
     last[:, -1] = True
     seen = Codes.of(model, inputs[found_on], last, **forward)
-    known = states[found_on].unique()
-    if len(known) < 2:
-        raise ValueError(f"expected at least two states to steer between, got {known.tolist()}")
     own = {site: _of_states(active, states[found_on], n_states) for site, active in seen.active.items()}
-    sites = {site: [site] for site in own} | {EVERYWHERE: list(own)}
-    given, source = inputs[tried_on], states[tried_on]
-    same = torch.cdist(following.double(), following.double(), p=1) < 1e-9
+    given, source, n = inputs[tried_on], states[tried_on], len(tried_on)
 
-    def nearest(edits: Sequence[Edit]) -> Float[Tensor, "n state"]:
-        """Whether each prediction is that of each state."""
+    def predicted(codes: Mapping[str, Tensor]) -> Float[Tensor, "n state"]:
+        """Whether each prediction is that of each state, with codes held at some sites."""
+        edits = [_hold(site, rows) for site, rows in codes.items()]
         logits = run(model, given, edits=edits, read=(-1,), **forward)[:, 0].cpu()
         apart = torch.cdist(logits.double().softmax(-1), following.double(), p=1)
         return same[apart.argmin(1)].double()
 
-    intact = nearest([])
-    steered = torch.full((len(sites), len(given), n_states), torch.nan, dtype=torch.float64)
-    random = torch.zeros_like(steered)
+    sites = {site: [site] for site in own} | {EVERYWHERE: list(own)}
+    steered = torch.zeros(len(sites), n_states, n, n_states, dtype=torch.float64)
+    random = torch.zeros(len(sites), n, n_states, dtype=torch.float64)
     for i, members in enumerate(sites.values()):
-        for target in known.tolist():
-            edits = [_hold(site, own[site][target].expand(len(given), -1)) for site in members]
-            steered[i, :, target] = nearest(edits)[:, target]
+        for state in known.tolist():
+            steered[i, state] = predicted({site: own[site][state].expand(n, -1) for site in members})
         for draw in range(draws):
             generator = torch.Generator().manual_seed(seed + 1 + draw)
-            edits = [_hold(site, _drawn(seen.active[site], len(given), generator)) for site in members]
-            random[i] += nearest(edits) / draws
+            random[i] += (
+                predicted({site: _drawn(seen.active[site], n, generator) for site in members}) / draws
+            )
     there = torch.zeros(n_states, dtype=torch.bool)
     there[known] = True
-    other = there[None] & ~same[source]
-    coords = {"site": list(sites), "source": list(range(n_states)), "target": list(range(n_states))}
+    other = (there & ~same[source]).double()
+    provenance = {"n codes": len(found_on), "n": n, "seed": seed, "draws": draws}
+    codes = xr.DataArray(
+        np.array([rows.argmax(1).numpy() for rows in own.values()]), dims=("site", "state"),
+        coords={"site": list(own)},
+    )  # fmt: skip
+    return _result(
+        list(sites),
+        steered,
+        random,
+        predicted({}),
+        source,
+        other,
+        there,
+        codes,
+        gated(gate, provenance),
+        seed,
+    )
 
-    def matrix(x: Tensor) -> xr.DataArray:
-        rows = [x[:, source == state].mean(1) for state in range(n_states)]
-        return xr.DataArray(torch.stack(rows, 1).numpy(), dims=list(coords), coords=coords)
 
-    def success(x: Tensor) -> Float[np.ndarray, "site n"]:
+def _result(
+    sites: list[str],
+    steered: Float[Tensor, "site code n state"],
+    random: Float[Tensor, "site n state"],
+    intact: Float[Tensor, "n state"],
+    source: Int[Tensor, " n"],
+    other: Float[Tensor, "n state"],
+    there: Bool[Tensor, " state"],
+    codes: xr.DataArray,
+    provenance: dict[str, Any],
+    seed: int,
+) -> Result:
+    """From what is predicted with each state's codes to rates, their chance and their control."""
+    n_states = len(there)
+    each = list(range(n_states))
+    coords = {"site": sites, "source": each, "target": each}
+    hits = steered.diagonal(dim1=1, dim2=3)
+
+    def success(x: Float[Tensor, "*any n state"]) -> Float[Tensor, "*any n"]:
         """Of each sequence, over the other states."""
-        return (x.nan_to_num() * other).sum(-1).numpy() / other.sum(1).numpy()
+        return (x * other).sum(-1) / other.sum(-1)
 
-    by_site = {"codes": success(steered), "random": success(random)}
-    best = int(by_site["codes"].mean(1).argmax())
-    values = matrix(steered)
+    def matrix(x: Float[Tensor, "site n state"]) -> xr.DataArray:
+        rows = torch.stack([x[:, source == state].mean(1) for state in each], 1)
+        rows[..., ~there] = torch.nan
+        return xr.DataArray(rows.numpy(), dims=list(coords), coords=coords)
+
+    by_site = torch.stack((success(hits), success(random)), 1)
+    best = int(by_site[:, 0].mean(1).argmax())
+    rates = (steered * other).sum(2) / other.sum(0).clamp_min(1e-9)
+    p = [_p_of_map(rate[there][:, there], seed) for rate in rates]
+    values = matrix(hits)
     values.attrs["units"] = "share predicted as in the target state"
+
+    def of_site(x: Any) -> xr.DataArray:
+        return xr.DataArray(np.asarray(x), dims="site", coords={"site": sites})
+
     return Result(
         name="code_steering",
         values=values,
-        trivial=float(success(intact[None]).mean()),
+        trivial=float(success(intact).mean()),
         control=matrix(random),
-        control_kind=f"random active codes, mean of {draws} draws",
-        interval=bootstrap_interval(by_site["codes"][best]),
-        provenance=gated(
-            gate,
-            {"n codes": len(found_on), "n": len(given), "best": list(sites)[best], "seed": seed, "draws":
-            draws},
-        ),
+        control_kind=f"random active codes, mean of {provenance['draws']} draws",
+        interval=bootstrap_interval(by_site[best, 0].numpy()),
+        provenance={**provenance, "best": sites[best]},
         extra={
             "success": xr.DataArray(
-                np.stack([x.mean(1) for x in by_site.values()], 1), dims=("site", "of"),
-                coords={"site": list(sites), "of": list(by_site)},
+                by_site.mean(-1).numpy(),
+                dims=("site", "of"),
+                coords={"site": sites, "of": ["codes", "random"]},
             ),
-            "code": xr.DataArray(
-                np.array([x.argmax(1).numpy() for x in own.values()]), dims=("site", "state"),
-                coords={"site": list(own)},
-            ),
+            "p": of_site(p),
+            "p_adjusted": of_site(benjamini_hochberg(p)),
+            "code": codes,
         },
-    )  # fmt: skip
+    )
+
+
+def _p_of_map(rates: Float[Tensor, "code state"], seed: int) -> float:
+    """Whether codes bring their own states more often than codes dealt out to states at random."""
+    n = len(rates)
+    if math.factorial(n) <= MAPS:
+        maps = np.array(list(itertools.permutations(range(n))))
+        found = rates.numpy()[maps, np.arange(n)].mean(1)
+        return float((found >= found[0] - 1e-12).mean())  # the first is the map as it is
+    generator = np.random.default_rng(seed)
+    maps = np.array([generator.permutation(n) for _ in range(MAPS)])
+    return permutation_p_value(float(rates.diagonal().mean()), rates.numpy()[maps, np.arange(n)].mean(1))
 
 
 def _of_states(active: Tensor, states: Tensor, n_states: int) -> Float[Tensor, "state code"]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import addition_trials as addition
 import automaton_trials as automata
+import code_trials as codes
 import in_context_trials as in_context
 import reading_trials as reading
 import sweep_trials as sweeps
@@ -18,6 +19,7 @@ SCORES, RIDGE, FOURIER = "attention_scores", "ridge probe", "Fourier probe"
 ERASURE, CKA, TURNED = "erasure_effect", "similarity, CKA", "similarity, Procrustes"
 TRANSITIONS, SWAP = "compare_transitions", "state_swap"
 STEP, SIMILARITY = "effective_step", "attention_similarity"
+CODES, STEERING = "code_alignment", "code_steering"
 SPECTRUM, LOGITS, NEURONS = "spectrum", "key_frequencies", "clusters_by_frequency"
 
 
@@ -66,6 +68,8 @@ NULLS = {
     "swap_random": _null(SWAP, "what follows drawn at random", automata.swap),
     "step_random": _null(STEP, "random weights", in_context.step),
     "similarity_of_y": _null(SIMILARITY, "heads that look by y", in_context.similarity),
+    "codes_random": _null(CODES, "random network, states dealt out at random", codes.aligned),
+    "steering_random": _null(STEERING, "hand-built network, states dealt out at random", codes.steered),
 }
 OPEN = {
     "spectrum_random": _open(f"{SPECTRUM}, a band a value", "independent entries", reading.spectrum_trial),
@@ -117,6 +121,8 @@ PLANTED = {
     "swap": _planted(SWAP, "directions that the readout reads", automata.swap, strength=6.0),
     "step": _planted(STEP, "best step, noise of .1 of its largest weight", in_context.step, noise=0.1),
     "similarity": _planted(SIMILARITY, "1 of 4 heads, beside y", in_context.similarity, strength=2.0),
+    "codes": _planted(CODES, "hand-built network, 3 of 4 states dealt out", codes.aligned, right=0.25),
+    "steering": _planted(STEERING, "hand-built network, 1 of 2 sites", codes.steered, right=1.0),
     "groups": _planted(PATCHING, "hand-built network, groups of neurons", addition.groups_patched),
 }
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from sklearn.metrics import adjusted_mutual_info_score, v_measure_score
 
 from mechinterp import constructions, models
-from mechinterp.analysis.codes import code_alignment
+from mechinterp.analysis.codes import Codes, code_alignment
 from mechinterp.analysis.gates import Gate
 from mechinterp.analysis.steering import EVERYWHERE, code_steering
 from mechinterp.tasks import StateMachine
@@ -61,6 +62,18 @@ def test_an_untrained_network_s_codes_are_of_tokens():
     found = code_alignment(model, batch.inputs, batch.variables["state"], untrained=model, permutations=20)
     assert float(found.values.sel(measure="purity").max()) > 0.3
     assert found.values.equals(found.extra["untrained"])
+
+
+def test_measures_are_those_of_scikit_learn():
+    task = MACHINES["cycle"]
+    batch = task.dataset("test")
+    model = models.state_machine(task, n_layers=1, codebook_size=12).eval()
+    found = code_alignment(model, batch.inputs, batch.variables["state"], permutations=3)
+    codes = Codes.of(model, batch.inputs, torch.ones(batch.inputs.shape, dtype=torch.bool))
+    for site in ("L0 attn", "L0 mlp"):
+        labels = batch.variables["state"].flatten().numpy(), codes.strongest[site].numpy()
+        for name, score in (("ami", adjusted_mutual_info_score), ("v_measure", v_measure_score)):
+            assert float(found.values.sel(site=site, measure=name)) == pytest.approx(score(*labels), abs=1e-9)
 
 
 def test_what_it_cannot_do_is_refused():

@@ -151,6 +151,9 @@ PAGES = {
     "digit-addition": partial(
         by_scores, table="exact_matches", said="Share of {n} held-out problems written right, greedily"
     ),
+    "state-machine": partial(
+        by_scores, table="network_scores", said="How often the token held most likely comes, of {n} sequences"
+    ),
     "text-arithmetic": partial(
         by_scores,
         table="network_scores",

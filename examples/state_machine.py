@@ -20,13 +20,11 @@ def main(steps: int = 300, length: int = 16, n: int = 400) -> None:
     gate, batch = Gate.of(model.eval(), task), task.dataset("test")
     print(gate, f"ceiling {task.ceiling:.4f}", task.measures(task.answers(model, batch), batch))
     known = batch.variables["belief"].amax(-1) > 0.999
-    aligned = code_alignment(
-        model, batch.inputs, batch.variables["state"], where=known, untrained=before, gate=gate
-    )
+    states = batch.variables["state"]
+    aligned = code_alignment(model, batch.inputs, states, where=known, untrained=before, gate=gate)
     print(aligned)
-    batch = batch[known[:, -1]]
-    last = batch.variables["state"][:, -1]
-    steered = code_steering(model, batch.inputs, last, task.machine.emission, gate=gate)
+    ends = known[:, -1]
+    steered = code_steering(model, batch.inputs[ends], states[ends, -1], task.machine.emission, gate=gate)
     print(steered, steered.extra["success"])
     aligned.figure(), steered.figure()
 

@@ -23,7 +23,7 @@ TINY = {
     "probes": {"p": 13},
     "regex_language": {"pattern": "a+", "n_samples": 300, "max_len": 6, "epochs": 1},
     "state_machine": {"steps": 3, "length": 6, "n": 60},
-    "text_arithmetic": {"steps": 3, "n": 600, "max_operand": 99},
+    "text_arithmetic": {"steps": 3, "n": 600, "max_operand": 199},
 }
 NEEDS = {"lens": "transformer_lens.tools.analysis.logit_lens"}
 LONGEST = 34  # lines

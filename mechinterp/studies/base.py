@@ -169,7 +169,7 @@ def train(
     model: nn.Module,
     task: Task,
     recipe: Recipe,
-    folder: Path,
+    folder: Path | None,
     watch: Watch = silent,
     label: str = "train",
     *,

@@ -75,9 +75,9 @@ class Trained:
 
 
 def train_kind(
-    name: str, kind: Kind, task: Task, folder: Path, watch: Watch = silent, share: float = 1.0
+    name: str, kind: Kind, task: Task, folder: Path | None, watch: Watch = silent, share: float = 1.0
 ) -> Trained:
-    """Train one kind of network on a task; what a folder holds already is read instead.
+    """Train one kind of network on a task; what a folder holds already, if there is one, is read instead.
 
     Args:
         share: of the recipe's steps.

@@ -16,6 +16,7 @@ from torch import Tensor
 from mechinterp.tasks.base import Batch, Split, Task
 from mechinterp.tasks.digits import columns_of, digits_of
 from mechinterp.tasks.problems import Problems
+from mechinterp.tasks.text_files import read_problems, write_problems
 
 PADDING = 0
 """The id of padding."""
@@ -282,9 +283,7 @@ class TextArithmetic(Task):
 
     def write(self, path: str | Path, pairs: Int[Tensor, "n 2"]) -> None:
         """Write problems and their answers, ``text<TAB>answer`` a line."""
-        answers = self.answer(pairs.sum(1)).tolist()
-        lines = (f"{self.written(x, y)}\t{z}\n" for (x, y), z in zip(pairs.tolist(), answers))
-        Path(path).write_text("".join(lines), encoding="utf-8")
+        write_problems(self, path, pairs)
 
     def pairs_of(self, path: str | Path) -> Int[Tensor, "n 2"]:
         """The numbers of a file's problems.
@@ -292,28 +291,4 @@ class TextArithmetic(Task):
         Raises:
             ValueError: lines that are no problems of this task with their answers; it names the first ones.
         """
-        literal = [re.escape(part) for part in re.split(r"\{[xy]\}", self.template)]
-        names = re.findall(r"\{([xy])\}", self.template)
-        pattern = re.compile(rf"{literal[0]}(?P<{names[0]}>\d+){literal[1]}(?P<{names[1]}>\d+){literal[2]}")
-        pairs, wrong = [], []
-        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-            text, *answers = line.split("\t")
-            found = pattern.fullmatch(text)
-            if found is None or len(answers) != 1:
-                wrong.append(f"line {number}: {line!r} is not {self.template!r}, a tab and an answer")
-                continue
-            x, y = int(found["x"]), int(found["y"])
-            if text != self.written(x, y):
-                wrong.append(f"line {number}: {text!r} is written {self.written(x, y)!r} by this task")
-            elif max(x, y) > self.max_operand:
-                wrong.append(f"line {number}: {text!r} has a number above max_operand {self.max_operand}")
-            elif answers[0].strip() != (right := str(int(self.answer(torch.tensor([x + y]))))):
-                wrong.append(f"line {number}: {text!r} has the answer {answers[0]!r}, expected {right}")
-            pairs.append((x, y))
-        if wrong or not pairs:
-            shown = "; ".join(wrong[:5]) + f"; and {len(wrong) - 5} more" * (len(wrong) > 5)
-            raise ValueError(
-                f"expected problems such as {self.written(1, 2)!r}, a tab and the answer in each line of "
-                f"{path}, got {shown or 'none'}; mend the file, or change template or max_operand"
-            )
-        return torch.tensor(pairs)
+        return read_problems(self, path)

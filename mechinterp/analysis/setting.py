@@ -122,7 +122,8 @@ class Setting:
     @property
     def can_rerun(self) -> bool:
         """Whether patched runs can be worked out from the intact one: a network of ours without hooks."""
-        return hasattr(self.model, "rerun") and not self.model.hooked
+        plain = not getattr(self.model.cfg, "codebook_size", 0)  # codes are chosen anew after a change
+        return hasattr(self.model, "rerun") and plain and not self.model.hooked
 
     @property
     def bytes_a_position(self) -> int:

@@ -41,6 +41,23 @@ class TwoStackCache(ActivationCache):
     decompose_resid = stack_head_results = get_full_resid_decomposition = _refuse
 
 
+class CodebookCache(ActivationCache):
+    """A cache of a network with codebooks, behind which a sublayer's output is no sum of its parts."""
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        """Refused: the codes that pass are not the sum of what heads or neurons write.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "expected the cache of a network without codebooks, got one whose heads' and neurons' outputs do "
+            "not add up to the stream; take hook_attn_out and hook_mlp_out, or decompose_resid"
+        )
+
+    stack_head_results = stack_neuron_results = get_full_resid_decomposition = _refuse
+
+
 class Hooked(HookedRootModule):
     """A network with hook points; a subclass builds its modules and then calls ``finish``."""
 
@@ -69,7 +86,8 @@ class Hooked(HookedRootModule):
         output, cache = super().run_with_cache(*inputs, **kwargs)
         if not return_cache_object:
             return output, cache
-        kind = TwoStackCache if hasattr(self.cfg, "n_ctx_source") else ActivationCache
+        books = CodebookCache if self.cfg.codebook_size else ActivationCache
+        kind = TwoStackCache if hasattr(self.cfg, "n_ctx_source") else books
         return output, kind(cache, self, has_batch_dim=not remove_batch_dim)
 
     @property

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mechinterp import models
-from mechinterp.hooks import Edit, Site, run, run_with_cache
+from mechinterp.analysis.patching import activation_patching
+from mechinterp.hooks import Edit, Site, patch, run, run_with_cache
 from mechinterp.tasks import StateMachine
 
 TASK = StateMachine(n_states=3, length=6)
@@ -105,6 +106,28 @@ def test_generation_and_the_fast_path_have_codebooks_too():
 def test_what_codebooks_cannot_do_is_refused():
     with pytest.raises(ValueError, match="without codebooks to rerun"):
         network().eval().rerun(inputs())
+
+
+def test_sums_over_heads_are_refused_and_those_over_sublayers_are_the_stream():
+    model = network().eval()
+    _, cache = model.run_with_cache(inputs())
+    with pytest.raises(ValueError, match="do not add up"):
+        cache.stack_head_results()
+    parts = cache.decompose_resid(return_labels=False)
+    torch.testing.assert_close(parts.sum(0), cache["blocks.1.hook_resid_post"])
+
+
+def test_sweeps_of_patches_are_whole_runs():
+    model, clean, other = network().eval(), inputs(8), inputs(8).roll(1, 0)
+    found = activation_patching(
+        model, clean, other, lambda outputs: outputs[:, -1, 0], by=["layer", "head"], control=False
+    )
+    _, donor = run_with_cache(model, clean, names="blocks.1.attn.hook_z")
+    with torch.no_grad():
+        patched = run(model, other, edits=[patch(Site.at("blocks.1.attn.hook_z", head=1), donor)])
+    assert float(found.values.sel(layer=1, head=1)) == pytest.approx(
+        float(patched[:, -1, 0].mean()), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,13 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from mechinterp.analysis.checks import check_inputs, check_model, check_one_stack, check_pair
+from mechinterp.analysis.checks import (
+    check_inputs,
+    check_model,
+    check_no_codebooks,
+    check_one_stack,
+    check_pair,
+)
 from mechinterp.analysis.effects import derangement
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.readouts import Read, at_read, read_positions
@@ -72,6 +78,9 @@ def attribution_patching(
             f"expected token ids [batch, pos] and a network with MLPs, got {clean.dtype} "
             f"{tuple(clean.shape)} and attn_only={model.cfg.attn_only}; patch others exactly"
         )
+    check_no_codebooks(
+        model, "gradients, which pass codes straight through", "patch exactly, by activation_patching"
+    )
     ask = _Asked(metric, read_positions(read, *clean.shape))
     with torch.no_grad():
         ask(model(corrupted))  # a metric that does not fit is found before the work

@@ -11,16 +11,33 @@ from torch import Tensor, nn
 
 
 def check_model(model: Any) -> None:
-    """Refuse a network that drops activations at random.
+    """Refuse a network whose activations are drawn at random.
 
     Raises:
-        ValueError: a dropout layer in training mode.
+        ValueError: dropout, or the noise of codebooks, in training mode.
     """
-    dropping = (m for m in model.modules() if isinstance(m, nn.Dropout) and m.training and m.p > 0)
-    if next(dropping, None) is not None:
+    drawing = (
+        m
+        for m in model.modules()
+        if m.training and ((isinstance(m, nn.Dropout) and m.p > 0) or getattr(m, "noisy", False))
+    )
+    if next(drawing, None) is not None:
         raise ValueError(
-            "expected a network in evaluation mode, got one with dropout in training mode, whose activations "
-            "differ at every run; call model.eval()"
+            "expected a network in evaluation mode, got one with dropout or noise in training mode, whose "
+            "activations differ at every run; call model.eval()"
+        )
+
+
+def check_no_codebooks(model: Any, what: str, remedy: str) -> None:
+    """Refuse a network with codebooks, behind which what a sublayer writes is no linear map of its parts.
+
+    Raises:
+        ValueError: as said.
+    """
+    if getattr(getattr(model, "cfg", None), "codebook_size", 0):
+        raise ValueError(
+            f"expected a network without codebooks for {what}, got one in whose place codes are written to "
+            f"the stream; {remedy}"
         )
 
 

@@ -24,6 +24,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mechinterp.analysis.checks import check_no_codebooks
 from mechinterp.analysis.folded import centred, require_folded, rows_of, score_scale, weight_of
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.statistics import proportion_interval
@@ -114,9 +115,10 @@ def ov_circuit(
         what the values' bias ``b_V`` adds to each output.
 
     Raises:
-        ValueError: as ``qk_circuit``.
+        ValueError: as ``qk_circuit``; a network with codebooks.
     """
     require_folded(model, "a circuit in the basis of tokens")
+    check_no_codebooks(model, "an OV circuit", "see analysis.codes and analysis.steering")
     alike = len(weight_of(model, "W_E")) == weight_of(model, "W_U").shape[1]
 
     def factors(network: nn.Module, draw: int | None) -> Factors:

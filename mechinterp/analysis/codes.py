@@ -2,8 +2,8 @@
 
 A code that is active in one state only is pure, and so is one that is active once: with many codes, or dead
 ones, purity is high by chance. So it stands here beside measures that are not (V-measure, Rosenberg &
-Hirschberg 2007; adjusted mutual information, Vinh, Epps & Bailey 2010), and all beside states dealt out at
-random.
+Hirschberg 2007; adjusted mutual information, Vinh, Epps & Bailey 2010), and all beside the states of
+other sequences.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ class Codes:
     Args:
         strongest: by site, the code with the largest weight at each token.
         active: by site, all that are.
-        sizes: by site, how many codes there are.
     """
 
     strongest: Mapping[str, Int[Tensor, " token"]]
@@ -99,13 +98,13 @@ def code_alignment(
         states: of each token, from 0.
         where: the tokens that count; ``None``: all.
         untrained: the network before training, which has codes too.
-        permutations: orders of the states behind the control and the p-values.
+        permutations: orders of the sequences behind the control and the p-values.
 
     Returns:
-        Dims ``site``, ``measure`` (``MEASURES``). Trivial is 0, the control the mean over states dealt out at
-        random, the interval that of the best site's adjusted mutual information (bootstrap over sequences).
-        ``extra``: ``null_high`` (the 95 % quantile under random states), ``p`` and ``p_adjusted`` (for how
-        many cells there are) (site, measure);
+        Dims ``site``, ``measure`` (``MEASURES``). Trivial is 0, the control the mean over states of other
+        sequences, put in whole, since the states of one hang together, the interval that of the best site's
+        adjusted mutual information (bootstrap over sequences). ``extra``: ``null_high`` (the 95 % quantile of
+        that), ``p`` and ``p_adjusted`` (for how many cells there are) (site, measure);
         ``untrained`` likewise; ``table`` (site, state, code), how often each strongest code stands with each
         state; ``active`` (site), how many codes are ever active; ``fixing`` (site, state), the fewest codes
         that fix a state, of which each is in that state in at least 95 % of cases and all together in 95 % of
@@ -120,12 +119,22 @@ def code_alignment(
             f"expected states, and where they count, of the shape of the inputs {tuple(inputs.shape)}, got "
             f"{tuple(states.shape)} and {tuple(at.shape)} with {int(at.sum())} that count"
         )
+    if len(states) < 2 or permutations < 1:
+        raise ValueError(
+            f"expected at least two sequences, and one order of them, got {len(states)} and {permutations}"
+        )
+    states, at = states.cpu(), at.cpu()
     codes, label = Codes.of(model, inputs, at, **forward), states[at].numpy()
     generator = np.random.default_rng(seed)
-    orders = [generator.permutation(len(label)) for _ in range(permutations)]
-    sites = {site: _Site(codes, site, label) for site in codes.strongest}
-    own = {site: one.measures(label) for site, one in sites.items()}
-    null = {site: np.array([one.measures(label[order]) for order in orders]) for site, one in sites.items()}
+    own = {site: _measures(codes.strongest[site], codes.active[site], label) for site in codes.strongest}
+    null: dict[str, Any] = {site: [] for site in own}
+    for _ in range(permutations):
+        other = torch.from_numpy(generator.permutation(len(states)))
+        both = at[other][at]  # of the tokens that count, those that do in the other sequence too
+        dealt = states[other][at][both].numpy()
+        for site, draws in null.items():
+            draws.append(_measures(codes.strongest[site][both], codes.active[site][both], dealt))
+    null = {site: np.array(draws) for site, draws in null.items()}
     p = {site: [permutation_p_value(x, draws) for x, draws in zip(own[site], null[site].T)] for site in own}
     coords = {"site": list(own), "measure": list(MEASURES)}
 
@@ -154,13 +163,15 @@ def code_alignment(
     }
     if untrained is not None:
         before = Codes.of(untrained, inputs, at, **forward)
-        extra["untrained"] = array({site: _Site(before, site, label).measures(label) for site in own})
+        extra["untrained"] = array(
+            {site: _measures(before.strongest[site], before.active[site], label) for site in own}
+        )
     return Result(
         name="code_alignment",
         values=values,
         trivial=0.0,
         control=array({site: draws.mean(0) for site, draws in null.items()}),
-        control_kind=f"states dealt out at random, mean of {permutations}",
+        control_kind=f"states of other sequences, mean of {permutations}",
         interval=_interval(codes.strongest[best].numpy(), label, sequence, generator),
         provenance=gated(gate, {"n": len(label), "best": best, "permutations": permutations, "seed": seed}),
         extra=extra,
@@ -185,39 +196,26 @@ def fixing(counts: np.ndarray) -> list[float]:
     return found
 
 
-class _Site:
-    """One site's codes beside labels in any order; what depends on how often each comes is worked out
-    once."""
+def _measures(strongest: Tensor, active: Tensor, label: np.ndarray) -> list[float]:
+    """``MEASURES`` of the codes at some tokens, beside their states."""
+    from sklearn.metrics.cluster import expected_mutual_information
 
-    def __init__(self, codes: Codes, site: str, label: np.ndarray) -> None:
-        from sklearn.metrics.cluster import expected_mutual_information
-
-        self.strongest, self.active = codes.strongest[site].numpy(), codes.active[site].numpy()
-        self.shape = int(label.max()) + 1, self.active.shape[1]
-        counts = self._counts(label)
-        of_state, of_code = counts.sum(1), counts.sum(0)
-        self.entropies = _entropy(of_state) + _entropy(of_code)
-        self.expected = float(expected_mutual_information(counts[of_state > 0][:, of_code > 0], len(label)))
-
-    def _counts(self, label: np.ndarray) -> np.ndarray:
-        cells = np.bincount(label * self.shape[1] + self.strongest, minlength=self.shape[0] * self.shape[1])
-        return cells.reshape(self.shape)
-
-    def measures(self, label: np.ndarray) -> list[float]:
-        """``MEASURES`` of the codes with labels, which may be in another order."""
-        at, code = np.nonzero(self.active)
-        cells = np.bincount(code * self.shape[0] + label[at], minlength=self.shape[0] * self.shape[1])
-        together = cells.reshape(self.shape[::-1])
-        together = together[together.sum(1) > 0]
-        counts = self._counts(label)
-        information = _entropy(counts.sum(0)) + _entropy(counts.sum(1)) - _entropy(counts.ravel())
-        half = self.entropies / 2
-        same = half - self.expected < 1e-12  # one state, or one code: nothing can be told
-        return [
-            float((together.max(1) / together.sum(1)).mean()),
-            float(information / half) if half > 0 else 1.0,
-            0.0 if same else float((information - self.expected) / (half - self.expected)),
-        ]
+    n_states, n_codes = int(label.max()) + 1, active.shape[1]
+    at, code = np.nonzero(active.numpy())
+    together = np.bincount(code * n_states + label[at], minlength=n_codes * n_states).reshape(-1, n_states)
+    together = together[together.sum(1) > 0]
+    counts = np.bincount(label * n_codes + strongest.numpy(), minlength=n_states * n_codes)
+    counts = counts.reshape(n_states, n_codes)
+    counts = counts[counts.sum(1) > 0][:, counts.sum(0) > 0]
+    half = (_entropy(counts.sum(0)) + _entropy(counts.sum(1))) / 2
+    information = 2 * half - _entropy(counts.ravel())
+    expected = float(expected_mutual_information(counts, len(label)))
+    same = half - expected < 1e-12  # one state, or one code: nothing can be told
+    return [
+        float((together.max(1) / together.sum(1)).mean()),
+        float(information / half) if half > 0 else 1.0,
+        0.0 if same else float((information - expected) / (half - expected)),
+    ]
 
 
 def _entropy(counts: np.ndarray) -> float:

@@ -34,7 +34,6 @@ def code_steering(
     draws: int = 4,
     seed: int = 0,
     gate: Gate | None = None,
-    **forward: Any,
 ) -> Result:
     """How often the next token is predicted as in another state, once that state's code is active.
 
@@ -44,8 +43,8 @@ def code_steering(
     variation); states with the same distribution count alike.
 
     Args:
-        inputs: token ids of sequences that end where the state is known; ``forward`` is passed on to the
-            model, whose outputs are read at the last position.
+        inputs: token ids of sequences without padding that end where the state is known; outputs are read at
+            the last position.
         states: of the last token.
         following: the distribution of the next token in each state, ``[state, token]``.
         draws: random codes in the control, of those that are ever active there.
@@ -55,13 +54,17 @@ def code_steering(
         source state whose prediction is that of the target state; NaN where none does. The control is the
         same with random codes; trivial is the mean over other targets without any change. The interval is
         that of the best site's mean over other targets (bootstrap over sequences). ``extra``: ``success``
-        (site, of: codes, random): those means; ``p`` and ``p_adjusted`` (site), that codes
-        bring their own states no more often than codes dealt out to states at random; ``code`` (site, state),
-        the strongest code of each state.
+        (site, of: codes, random, another state's): those means, the last with the codes of a third state;
+        ``p`` and ``p_adjusted`` (site), that codes bring their own states no more often than codes dealt out
+        to states at random; ``code`` (site, state), the strongest code of each state.
 
     Raises:
         ValueError: no codebooks, fewer than two states in either half, or shapes that do not fit.
     """
+    if following.ndim != 2 or following.shape[1] != model.cfg.d_vocab_out:
+        raise ValueError(
+            f"expected distributions of {model.cfg.d_vocab_out} tokens by state, got {tuple(following.shape)}"
+        )
     n_states, same = len(following), torch.cdist(following.double(), following.double(), p=1) < 1e-9
     if len(states) != len(inputs) or int(states.max()) >= n_states or len(inputs) < 8:
         raise ValueError(
@@ -78,14 +81,14 @@ def code_steering(
         )
     last = torch.zeros(inputs[found_on].shape, dtype=torch.bool)
     last[:, -1] = True
-    seen = Codes.of(model, inputs[found_on], last, **forward)
+    seen = Codes.of(model, inputs[found_on], last)
     own = {site: _of_states(active, states[found_on], n_states) for site, active in seen.active.items()}
     given, source, n = inputs[tried_on], states[tried_on], len(tried_on)
 
     def predicted(codes: Mapping[str, Tensor]) -> Float[Tensor, "n state"]:
         """Whether each prediction is that of each state, with codes held at some sites."""
         edits = [_hold(site, rows) for site, rows in codes.items()]
-        logits = run(model, given, edits=edits, read=(-1,), **forward)[:, 0].cpu()
+        logits = run(model, given, edits=edits, read=(-1,))[:, 0].cpu()
         apart = torch.cdist(logits.double().softmax(-1), following.double(), p=1)
         return same[apart.argmin(1)].double()
 
@@ -150,9 +153,12 @@ def _result(
         return xr.DataArray(rows.numpy(), dims=list(coords), coords=coords)
 
     by_site = torch.stack((success(hits), success(random)), 1)
+    mean = by_site.mean(-1)
     best = int(by_site[:, 0].mean(1).argmax())
     rates = (steered * other).sum(2) / other.sum(0).clamp_min(1e-9)
     p = [_p_of_map(rate[there][:, there], seed) for rate in rates]
+    own = torch.eye(n_states, dtype=torch.bool)
+    third = rates[:, (there[:, None] & there & ~own)].mean(1)  # codes of one state, predictions of another
     values = matrix(hits)
     values.attrs["units"] = "share predicted as in the target state"
 
@@ -169,9 +175,9 @@ def _result(
         provenance={**provenance, "best": sites[best]},
         extra={
             "success": xr.DataArray(
-                by_site.mean(-1).numpy(),
+                torch.cat((mean, third[:, None]), 1).numpy(),
                 dims=("site", "of"),
-                coords={"site": sites, "of": ["codes", "random"]},
+                coords={"site": sites, "of": ["codes", "random", "another state's"]},
             ),
             "p": of_site(p),
             "p_adjusted": of_site(benjamini_hochberg(p)),

@@ -190,7 +190,17 @@ class HiddenMarkov:
             following = self.beliefs(tokens)[:, len(accuracy) :] @ self.emission
             accuracy += following.amax(2).mean(0).tolist()
             entropy += torch.special.entr(following).sum(2).mean(0).tolist()
-        return Optimum(torch.tensor(accuracy), torch.tensor(entropy), exact)
+        return Optimum(
+            torch.tensor(accuracy, dtype=torch.float64), torch.tensor(entropy, dtype=torch.float64), exact
+        )
+
+    def constant(self, length: int) -> float:
+        """How often the best constant answer is right, as the next token after 1 to ``length`` tokens."""
+        state, total = self.initial, torch.zeros(self.n_tokens, dtype=torch.float64)
+        for _ in range(length):
+            state = state @ self.transition
+            total += state @ self.emission
+        return float(total.max() / length)
 
     def _onward(self, beliefs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """The beliefs after one more token, each once, and how likely they are."""

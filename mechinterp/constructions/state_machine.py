@@ -31,7 +31,7 @@ def state_machine(task: StateMachine, **changes: Any) -> HookedTransformer:
             ``codebook_size``, of at least one more code than there are states.
 
     Raises:
-        ValueError: a task whose tokens do not tell, or too few codes.
+        ValueError: a task whose tokens do not tell, too few codes, several at a time, or none behind the MLP.
     """
     machine = task.machine
     n, arrives = machine.n_states, machine.matrices.sum(1) > 0
@@ -43,6 +43,10 @@ def state_machine(task: StateMachine, **changes: Any) -> HookedTransformer:
     size = changes.get("codebook_size", n + 1)
     if size <= n:
         raise ValueError(f"expected at least {n + 1} codes for {n} states, got {size}; raise codebook_size")
+    if changes.get("codebook_top_k", 1) != 1 or "mlp" not in changes.get("codebook_sites", ("mlp",)):
+        raise ValueError(
+            "expected one code at a time, and a codebook behind the MLP, got others; leave them out"
+        )
     fields = {
         "n_layers": 1, "n_heads": 1, "d_head": 1, "d_mlp": n, "d_model": 2 * n, "normalization_type": None,
         "positional_embedding_type": "none", "codebook_size": size,

@@ -168,6 +168,7 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "code_alignment": code_state_map,
     "code_alignment_published": code_state_map,
     "code_alignment_shared": code_state_map,
+    "code_alignment_soft": code_state_map,
     "code_alignment_warm": code_state_map,
     "code_alignment_cold": code_state_map,
     "code_steering": steering_maps,

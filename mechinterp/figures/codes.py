@@ -88,7 +88,7 @@ def code_state_map(result: Result) -> go.Figure:
         subplot_titles=[*titles, f"{best}: share of each code's occurrences in each state"],
     )  # fmt: skip
     for column, name in enumerate(result.values.measure.values, 1):
-        marks = [("random states, 95 %", result.extra["null_high"], GREY, "line-ew-open")]
+        marks = [("other sequences' states, 95 %", result.extra["null_high"], GREY, "line-ew-open")]
         if "untrained" in result.extra:
             marks.append(("untrained network", result.extra["untrained"], GOLD, "diamond-open"))
         figure.add_bar(
@@ -125,7 +125,11 @@ def steering_maps(result: Result) -> go.Figure:
         vertical_spacing=0.2, horizontal_spacing=0.1,
         subplot_titles=["success by site, mean over other states", f"codes, {best}", f"random codes, {best}"],
     )  # fmt: skip
-    for of, name, colour in (("codes", "code of the target state", BLUE), ("random", "random codes", GREY)):
+    kinds = (
+        ("codes", "code of the target state", BLUE), ("another state's", "code of a third state", GOLD),
+        ("random", "random codes", GREY),
+    )  # fmt: skip
+    for of, name, colour in kinds:
         figure.add_bar(
             x=sites, y=success.sel(of=of).values, name=name, marker={"color": colour}, offsetgroup=of,
             row=1, col=1,

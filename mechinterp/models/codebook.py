@@ -1,10 +1,12 @@
 """Codebooks: bottlenecks that let a few of so many vectors through, and nothing else.
 
 Source: Tamkin, Taufeeque & Goodman (2024), "Codebook Features"; the temperature and the noise are those of
-Jang, Gu & Poole (2017), "Categorical reparameterization with Gumbel-softmax".
+Jang, Gu & Poole (2017), "Categorical reparameterization with Gumbel-softmax", with similarities for logits.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +27,10 @@ class Codebook(nn.Module):
     Attributes:
         codes: ``[code, d_model]``.
         temperature: a buffer, so that it is saved with the weights; callbacks change it.
-        entropy: of the softmax, in nats, the mean over the positions of the last run in training mode.
-        commitment: the mean squared distance of the vectors there from what replaces them.
+        entropy: of the softmax without noise, in nats, the mean over the positions of the last run in
+            training mode.
+        commitment: the mean squared distance of the vectors there from the codes chosen, twice: with the
+            codes held, and with the vectors held.
         used: how often each code was chosen there, ``[code]``.
         given: the vectors there, ``[n, d_model]``.
     """
@@ -53,27 +57,46 @@ class Codebook(nn.Module):
         """The cosine of each vector with each code."""
         return F.normalize(x, dim=-1) @ F.normalize(self.codes, dim=-1).T
 
+    @property
+    def noisy(self) -> bool:
+        """Whether choices are drawn at random while the network trains."""
+        return self.cfg.codebook_noise
+
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         """What passes."""
-        scores = self.similarity(x) / self.temperature
-        if self.training and self.cfg.codebook_noise:
-            scores = scores - torch.empty_like(scores).exponential_().log()
-        soft = self.hook_code_soft(scores.softmax(-1))
-        chosen = soft.topk(self.cfg.codebook_top_k, dim=-1).indices
-        hard = torch.zeros_like(soft).scatter_(-1, chosen, 1.0)
-        if torch.is_grad_enabled() and soft.requires_grad:
-            hard = hard + (soft - soft.detach())  # in this order nothing is rounded
-        code = self.hook_code(hard)
-        passed = code @ self.codes
+        alike = self.similarity(x)
+        drawn = alike
+        if self.training and self.noisy:
+            drawn = alike - torch.empty_like(alike).exponential_().log()
+        scores = drawn / self.temperature
+        soft = scores.softmax(-1)
+        seen = self.hook_code_soft(soft)
+        # Far apart scores have a softmax of exactly 0; an edited softmax has no scores.
+        chosen = (scores if seen is soft else seen).topk(self.cfg.codebook_top_k, dim=-1).indices
+        hard = torch.zeros_like(seen).scatter_(-1, chosen, 1.0)
+        if self.training and self.cfg.codebook_soft:
+            code = self.hook_code(seen)
+        elif torch.is_grad_enabled() and seen.requires_grad:
+            code = self.hook_code(hard + (seen - seen.detach()))  # in this order nothing is rounded
+        else:
+            code = self.hook_code(hard)
         if self.training:
-            self._measure(x, soft, chosen, passed)
-        return passed
+            self._measure(x, alike, chosen, hard)
+        return code @ self.codes
 
-    def _measure(self, x: Tensor, soft: Tensor, chosen: Tensor, passed: Tensor) -> None:
+    def _measure(self, x: Tensor, alike: Tensor, chosen: Tensor, hard: Tensor) -> None:
+        soft, replaced = (alike / self.temperature).softmax(-1), hard @ self.codes
         self.entropy = torch.special.entr(soft).sum(-1).mean()
-        self.commitment = (x - passed.detach()).square().mean() + (x.detach() - passed).square().mean()
+        self.commitment = (x - replaced.detach()).square().mean() + (x.detach() - replaced).square().mean()
         self.given = x.detach().flatten(0, -2)
         self.used = chosen.flatten().bincount(minlength=len(self.codes))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what the last run measured, which hangs on its graph and cannot be copied."""
+        own = dict(self.__dict__)
+        for name in ("entropy", "commitment", "given", "used"):
+            own.pop(name, None)
+        return own
 
     @torch.no_grad()
     def revive(self, dead: Int[Tensor, " dead"], like: Float[Tensor, "n d_model"], seed: int = 0) -> None:

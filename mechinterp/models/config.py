@@ -106,7 +106,10 @@ class TransformerConfig(TransformerLensConfig):
     """What similarities to codes are divided by, to begin with; see ``training.Anneal``."""
 
     codebook_noise: bool = False
-    """Add Gumbel noise to the choice of codes while training."""
+    """Add Gumbel noise to similarities while training."""
+
+    codebook_soft: bool = False
+    """Let the softmax over codes pass while training; otherwise the codes chosen pass then, too."""
 
     seed: int = 0
     """Seed of the initial weights."""

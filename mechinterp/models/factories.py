@@ -206,8 +206,9 @@ def state_machine(task: StateMachine, codebooks: bool = True, **changes: Any) ->
         "normalization_type": "LN",
         "n_ctx": task.length,
         "d_vocab": task.d_vocab,
-        "codebook_size": 32 if codebooks else 0,
+        "codebook_size": 32,
     } | changes
+    fields["codebook_size"] *= codebooks
     return HookedTransformer(TransformerConfig(**_shared(fields)))
 
 

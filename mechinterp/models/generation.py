@@ -163,8 +163,10 @@ def _check(
             f"expected a prompt of ids [batch, prompt], got {got}; a task's prompts() reads texts, and "
             "[None] makes one sequence a batch"
         )
-    if model.training and cfg.dropout > 0:
-        raise ValueError("expected a network in evaluation mode, got one with dropout; call model.eval()")
+    if model.training and (cfg.dropout > 0 or cfg.codebook_noise):
+        raise ValueError(
+            "expected a network in evaluation mode, got one with dropout or noise; call model.eval()"
+        )
     if cfg.readout != "tokens" or cfg.d_vocab_out != cfg.d_vocab or cfg.d_input is not None:
         raise ValueError(
             f"expected a network that answers the tokens it takes, got {cfg.d_vocab_out} {cfg.readout} for "

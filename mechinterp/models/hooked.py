@@ -11,7 +11,16 @@ from mechinterp.hooks import ActivationCache, HookedRootModule, is_hooked
 from mechinterp.models.config import TransformerConfig
 
 
-class TwoStackCache(ActivationCache):
+class GuardedCache(ActivationCache):
+    """A cache that refuses some sums, and so do its slices."""
+
+    def apply_slice_to_batch_dim(self, batch_slice: Any) -> ActivationCache:
+        """As TransformerLens has it, with the same guard."""
+        found = super().apply_slice_to_batch_dim(batch_slice)
+        return type(self)(found.cache_dict, found.model, has_batch_dim=found.has_batch_dim)
+
+
+class TwoStackCache(GuardedCache):
     """A cache of a network with cross-attention, which TransformerLens's sums over components do not know."""
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
@@ -41,7 +50,7 @@ class TwoStackCache(ActivationCache):
     decompose_resid = stack_head_results = get_full_resid_decomposition = _refuse
 
 
-class CodebookCache(ActivationCache):
+class CodebookCache(GuardedCache):
     """A cache of a network with codebooks, behind which a sublayer's output is no sum of its parts."""
 
     def _refuse(self, *_: Any, **__: Any) -> Any:

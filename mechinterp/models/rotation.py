@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechinterp.models.codebook import Codebook
 from mechinterp.models.folding import fold_ln
 from mechinterp.models.transformer import HookedTransformer
 
@@ -43,6 +44,8 @@ def rotate_stream(model: HookedTransformer, seed: int = 0) -> HookedTransformer:
                     getattr(part, name).copy_(turn.mT @ getattr(part, name))
                 for name in writes:
                     getattr(part, name).copy_(getattr(part, name) @ turn)
+            for book in (part for part in block.children() if isinstance(part, Codebook)):
+                book.codes.copy_(book.codes @ turn)
         if not cfg.tie_embeddings:
             turned.unembed.W_U.copy_(turn.mT @ turned.unembed.W_U)
     return turned

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp.automata import NAMED, HiddenMarkov, Optimum, language, mess3, stationary
+from mechinterp.automata import NAMED, HiddenMarkov, Optimum, language, mess3
 from mechinterp.tasks.base import Batch, Split, Task
 
 KINDS = ("cycle", "deterministic", "stochastic", "mess3")
@@ -65,6 +66,9 @@ class StateMachine(Task):
     transition: str | tuple[tuple[float, ...], ...] = "cycle"
     """How the machine moves."""
 
+    alphabet: str | None = None
+    """Symbols of a pattern, one character each; by default ``ab``, or the named machine's own."""
+
     length: int = 32
     """Tokens that are read."""
 
@@ -80,6 +84,18 @@ class StateMachine(Task):
                 raise ValueError(f"expected {field} >= {least}, got {getattr(self, field)}; raise it")
         if self.seed < 0:
             raise ValueError(f"expected seed >= 0, got {self.seed}; raise it")
+        if isinstance(self.transition, str) and self.transition not in (
+            "cycle",
+            "deterministic",
+            "stochastic",
+        ):
+            own = {"n_states": 8, "tokens_per_state": 3, "n_tokens": None}
+            given = [name for name, default in own.items() if getattr(self, name) != default]
+            if given:
+                raise ValueError(
+                    f"expected no {', '.join(given)} for {self.transition!r}, which has states and tokens of "
+                    "its own; leave them out"
+                )
         assert self.machine  # what cannot be is refused here
 
     # ---- the machine -----------------------------------------------------------------------
@@ -115,8 +131,8 @@ class StateMachine(Task):
                 )
             return rows
         if self.transition == "stochastic":
-            shape = torch.full((n, n), CONCENTRATION, dtype=torch.float64)
-            return torch._sample_dirichlet(shape, generator=generator)
+            drawn = np.random.default_rng(self.seed).dirichlet(np.full(n, CONCENTRATION), size=n)
+            return torch.from_numpy(drawn)
         return torch.eye(n, dtype=torch.float64).roll(1, 1)
 
     def _emission(self, n: int, generator: torch.Generator) -> Float[Tensor, "state token"]:
@@ -159,7 +175,13 @@ class StateMachine(Task):
 
     def _of_automaton(self, pattern: str) -> HiddenMarkov:
         """Symbols are likely by turns: what one state emits half of the time, the next emits less often."""
-        dfa = NAMED[pattern]() if pattern in NAMED else language(pattern, None)
+        try:
+            dfa = language(pattern, self.alphabet)
+        except ValueError as error:
+            raise ValueError(
+                f"expected transition {', '.join(KINDS)}, rows of probabilities, a machine of "
+                f"{sorted(NAMED)} or a pattern, got {pattern!r}: {error}"
+            ) from error
         n, k = dfa.table.shape
         turns = (torch.arange(k) - torch.arange(n)[:, None]) % k
         own = 0.5 ** turns.double()
@@ -193,8 +215,8 @@ class StateMachine(Task):
 
     @cached_property
     def trivial(self) -> float:  # type: ignore[override]
-        """Always the token that is most frequent in the long run."""
-        return float((stationary(self.machine.transition) @ self.machine.emission).max())
+        """Always the token that is most frequent."""
+        return self.machine.constant(self.length)
 
     # ---- sequences -------------------------------------------------------------------------
 

@@ -34,12 +34,19 @@ class CodebookPenalty:
     """Weight of the entropy of the softmax over codes, in nats, mean over codebooks."""
 
     commit: float = 0.25
-    """Weight of the squared distance of vectors from what replaces them, both ways (van den Oord et al.
-    2017), mean over codebooks."""
+    """Weight of the squared distance of vectors from the codes chosen, both of the vectors to the codes and
+    of the codes to the vectors (van den Oord et al. 2017, who give the latter the weight 1), mean over
+    codebooks."""
 
     def __call__(self, model: nn.Module) -> Float[Tensor, ""]:
-        """The cost of the last run in training mode."""
+        """The cost of the last run in training mode.
+
+        Raises:
+            ValueError: there was none.
+        """
         found = [book for _, book in codebooks(model)]
+        if not all(hasattr(book, "entropy") for book in found):
+            raise ValueError("expected a run in training mode before its cost, got none; call model.train()")
         entropy = torch.stack([book.entropy for book in found]).mean()
         return self.compress * entropy + self.commit * torch.stack([book.commitment for book in found]).mean()
 

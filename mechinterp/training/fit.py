@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +282,8 @@ class _Loop:
         task, recipe, *network = [_changed(part) for part in parts if hasattr(part, "to_json")]
         for config in network:
             config.pop("seed", None)  # of weights that the state replaces
-        return repr((task, recipe, network))
+        settings = [each for each in (*self.callbacks, self.stepper.penalty) if is_dataclass(each)]
+        return repr((task, recipe, network, *([repr(settings)] if settings else ())))
 
 
 def _changed(record: Any) -> dict[str, Any]:

@@ -57,15 +57,18 @@ class LiveFigure:
 
     Args:
         drawn: makes a plotly figure of what has been measured so far.
-        every: how many measurements a drawing; the first and the last step are always drawn.
+        every: how many measurements a drawing; the recipe's last step is always drawn.
     """
 
     def __init__(self, drawn: Callable[[Fit], Any], every: int = 5) -> None:
         self.drawn, self.every, self.count = drawn, every, 0
         self.place: Any = None
+        self.job: Fit | None = None
 
     def __call__(self, job: Fit) -> None:
         """Draw, where it is time."""
+        if job is not self.job:  # another training has a place of its own
+            self.job, self.place, self.count = job, None, 0
         last = job.step >= job.recipe.steps
         if self.count % self.every == 0 or last:
             from IPython.display import display

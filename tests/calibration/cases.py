@@ -68,8 +68,8 @@ NULLS = {
     "swap_random": _null(SWAP, "what follows drawn at random", automata.swap),
     "step_random": _null(STEP, "random weights", in_context.step),
     "similarity_of_y": _null(SIMILARITY, "heads that look by y", in_context.similarity),
-    "codes_random": _null(CODES, "random network, states dealt out at random", codes.aligned),
-    "steering_random": _null(STEERING, "hand-built network, states dealt out at random", codes.steered),
+    "codes_random": _null(CODES, "random network, states of other sequences", codes.aligned),
+    "steering_random": _null(STEERING, "hand-built network, states of other sequences", codes.steered),
 }
 OPEN = {
     "spectrum_random": _open(f"{SPECTRUM}, a band a value", "independent entries", reading.spectrum_trial),
@@ -121,7 +121,7 @@ PLANTED = {
     "swap": _planted(SWAP, "directions that the readout reads", automata.swap, strength=6.0),
     "step": _planted(STEP, "best step, noise of .1 of its largest weight", in_context.step, noise=0.1),
     "similarity": _planted(SIMILARITY, "1 of 4 heads, beside y", in_context.similarity, strength=2.0),
-    "codes": _planted(CODES, "hand-built network, 3 of 4 states dealt out", codes.aligned, right=0.25),
+    "codes": _planted(CODES, "hand-built network, 2 of 3 sequences wrong", codes.aligned, right=0.33),
     "steering": _planted(STEERING, "hand-built network, 1 of 2 sites", codes.steered, right=1.0),
     "groups": _planted(PATCHING, "hand-built network, groups of neurons", addition.groups_patched),
 }

@@ -1,4 +1,4 @@
-"""Trials of codes: states dealt out at random, and states that are a hand-built network's codes."""
+"""Trials of codes: states of other sequences, and states that are a hand-built network's codes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TASK = StateMachine(n_states=5, tokens_per_state=2, length=4)
 
 
 def mixed(states: Tensor, right: float, seed: int) -> Tensor:
-    """States of which only a share is as it was; the others are dealt out among themselves."""
+    """States of which only a share of the sequences has its own; the others have those of others."""
     generator = torch.Generator().manual_seed(seed)
-    flat = states.flatten().clone()
-    wrong = (torch.rand(len(flat), generator=generator) >= right).nonzero()[:, 0]
-    flat[wrong] = flat[wrong[torch.randperm(len(wrong), generator=generator)]]
-    return flat.view(states.shape)
+    wrong = (torch.rand(len(states), generator=generator) >= right).nonzero()[:, 0]
+    found = states.clone()
+    found[wrong] = states[wrong[torch.randperm(len(wrong), generator=generator)]]
+    return found
 
 
 def aligned(seed: int, right: float = 0.0) -> Trial:
@@ -38,7 +38,7 @@ def aligned(seed: int, right: float = 0.0) -> Trial:
     batch = TASK.sample(80, torch.Generator().manual_seed(seed))
     states = mixed(batch.variables["state"], right, seed)
     with mock.patch.object(codes, "_interval", return_value=(0.0, 1.0)):  # which is not asked for here
-        found = code_alignment(model.eval(), batch.inputs, states, permutations=99, seed=seed)
+        found = code_alignment(model.eval(), batch.inputs, states, permutations=59, seed=seed)
     planted = np.zeros(found.values.shape, dtype=bool)
     planted[1] = right > 0
     return Trial.of(found.extra["p_adjusted"], found.extra["p"], planted)
@@ -48,7 +48,7 @@ def steered(seed: int, right: float = 0.0) -> Trial:
     """Two sites of the hand-built network, of which the MLP's causes the prediction."""
     model = constructions.state_machine(TASK).eval()
     batch = TASK.sample(80, torch.Generator().manual_seed(seed))
-    states = mixed(batch.variables["state"][:, -1], right, seed)
+    states = mixed(batch.variables["state"], right, seed)[:, -1]
     found = code_steering(model, batch.inputs, states, TASK.machine.emission, seed=seed)
     cells = [found.extra[name].isel(site=slice(0, 2)) for name in ("p_adjusted", "p")]
     return Trial.of(*cells, [False, right > 0])

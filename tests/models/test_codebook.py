@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from mechinterp import models
+from mechinterp.analysis.checks import check_model
+from mechinterp.analysis.circuits import ov_circuit
 from mechinterp.analysis.patching import activation_patching
 from mechinterp.hooks import Edit, Site, patch, run, run_with_cache
+from mechinterp.models.rotation import rotate_stream
 from mechinterp.tasks import StateMachine
 
 TASK = StateMachine(n_states=3, length=6)
@@ -57,7 +60,7 @@ def test_gradients_pass_the_choice_and_reach_codes_and_all_before_them():
     model = network(codebook_noise=True).train()
     model(inputs()).square().mean().backward()
     for name, weight in model.named_parameters():
-        if "b_" not in name or "b_K" not in name:
+        if "b_K" not in name:
             assert weight.grad is not None, name
     assert float(model.embed.W_E.grad.abs().sum()) > 0
     assert float(model.blocks[0].attn.W_O.grad.abs().sum()) > 0
@@ -103,7 +106,32 @@ def test_generation_and_the_fast_path_have_codebooks_too():
     torch.testing.assert_close(narrow, whole)
 
 
+@pytest.mark.parametrize("normalization_type", [None, "LN"])
+def test_a_turned_stream_gives_the_same_outputs(normalization_type):
+    model = network(normalization_type=normalization_type).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(rotate_stream(model)(inputs()), model(inputs()), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.004])
+def test_the_codes_most_alike_are_chosen_at_any_temperature(temperature):
+    book = network(codebook_top_k=3, codebook_temperature=temperature).eval().blocks[0].codebook_mlp
+    x = torch.randn(1, 200, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = torch.zeros(1, 200, 5).scatter_(-1, book.similarity(x).topk(3, -1).indices, 1.0)
+        torch.testing.assert_close(book(x), wanted @ book.codes)
+
+
 def test_what_codebooks_cannot_do_is_refused():
+    _, cache = network().eval().run_with_cache(inputs())
+    with pytest.raises(ValueError, match="do not add up"):
+        cache.apply_slice_to_batch_dim(slice(0, 2)).stack_head_results()
+    with pytest.raises(ValueError, match="dropout or noise"):
+        models.generate(network(codebook_noise=True, n_ctx=9).train(), inputs(), 2)
+    with pytest.raises(ValueError, match="dropout or noise"):
+        check_model(network(codebook_noise=True).train())
+    with pytest.raises(ValueError, match="without codebooks for an OV circuit"):
+        ov_circuit(network(normalization_type=None).eval())
     with pytest.raises(ValueError, match="without codebooks to rerun"):
         network().eval().rerun(inputs())
 

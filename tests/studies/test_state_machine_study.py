@@ -18,7 +18,8 @@ CLAIMS = {
 RESULTS = {
     "state_machine", "network_scores", "score_curves", "score_by_position", "codebook_training",
     "codebook_training_published", "code_alignment", "code_alignment_published", "code_alignment_shared",
-    "code_alignment_warm", "code_alignment_cold", "code_steering", "code_steering_shared", "simplex_probe",
+    "code_alignment_soft", "code_alignment_warm", "code_alignment_cold", "code_steering",
+    "code_steering_shared", "simplex_probe",
 }  # fmt: skip
 
 
@@ -52,6 +53,7 @@ def test_the_command_gives_every_claim_and_goes_on_from_what_it_has(quick, tmp_p
     ("options", "message"),
     [
         (["--n-states", "0"], "n_states >= 1"),
+        (["--n-states", "1"], "at least 2 states"),
         (["--n-states", "2"], "tell 2 states with 3 each apart"),
         (["--seeds", "0"], "1 seed"),
     ],

@@ -14,6 +14,8 @@ KINDS = {
     "stochastic": StateMachine(length=8, n_test=200, n_states=4, transition="stochastic"),
     "mess3": StateMachine(length=8, n_test=200, transition="mess3"),
     "S3": StateMachine(length=8, n_test=200, transition="S3"),
+    "pattern": StateMachine(length=8, n_test=200, transition="a(b|c)*", alphabet="abc"),
+    "absorbing": StateMachine(length=8, n_test=200, transition="a*b*", emission="shared"),
     "own rows": StateMachine(length=8, n_test=200, n_states=2, transition=((0.5, 0.5), (1.0, 0.0))),
 }
 
@@ -26,10 +28,10 @@ def test_the_best_predictor_scores_the_ceiling_and_one_token_the_trivial_score(n
     assert task.score(best, batch) == pytest.approx(task.ceiling, abs=0.02)
     assert task.measures(best.clamp_min(1e-30).log(), batch)["divergence"] == pytest.approx(0.0, abs=1e-9)
     assert task.measures(best, batch)["accuracy"] == pytest.approx(task.ceiling, abs=0.05)
-    constant = torch.zeros_like(best)
-    constant[..., int((batch.targets.flatten().bincount()).argmax())] = 1.0
-    assert task.score(constant, batch) <= task.trivial + 0.05
-    assert task.trivial <= task.learned_at <= task.ceiling
+    answers = torch.nn.functional.one_hot(torch.arange(task.d_vocab), task.d_vocab)
+    constant = max(task.score(one.expand(best.shape).float(), batch) for one in answers)
+    assert constant == pytest.approx(task.trivial, abs=0.05)
+    assert task.trivial - 1e-9 <= task.learned_at <= task.ceiling + 1e-9
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -80,7 +82,9 @@ def test_the_record_of_a_task_gives_the_task(name):
         ({"n_states": 2, "transition": ((1.0, 0.0), (1.0, 0.0))}, "never are"),
         ({"n_states": 2, "transition": ((0.5, 0.4), (1.0, 0.0))}, "sum to 1"),
         ({"n_states": 3, "transition": ((0.5, 0.5), (1.0, 0.0))}, "expected 3 rows"),
-        ({"transition": "("}, "pattern|regular|parenthes"),
+        ({"transition": "cyle"}, "expected transition cycle, deterministic"),
+        ({"transition": "mess3", "n_states": 5}, "no n_states for 'mess3'"),
+        ({"transition": "S3", "n_tokens": 99}, "no n_tokens for 'S3'"),
         ({"length": 1}, "length >= 2"),
     ],
 )

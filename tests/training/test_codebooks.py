@@ -1,11 +1,13 @@
 """Training with codebooks: temperatures fall, measures are kept, training resumes to the bit."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
 from mechinterp import models
+from mechinterp.hooks import run_with_cache
 from mechinterp.tasks import StateMachine
 from mechinterp.training import Recipe, fit
 from mechinterp.training.codebooks import Anneal, CodebookPenalty, TrackCodes, codebooks
@@ -34,15 +36,38 @@ def test_temperatures_fall_from_the_network_s_own_to_the_end(course, middle):
 
 
 def test_codes_that_are_not_used_come_alive():
-    model = network(codebook_size=40)
-    fit(
-        model, TASK, replace(RECIPE, steps=60), callbacks=[TrackCodes(revive=True)], penalty=CodebookPenalty()
-    )
-    plain = network(codebook_size=40)
-    job = fit(plain, TASK, replace(RECIPE, steps=60), callbacks=[TrackCodes()], penalty=CodebookPenalty())
-    book, other = (one.blocks[0].codebook_mlp for one in (model, plain))
-    assert int((book.used > 0).sum()) >= int((other.used > 0).sum())
-    assert max(job.history.tracked["L0 mlp dead"]) > 0
+    kept = []
+    for revive in (True, False):
+        model = network(codebook_size=40)
+        recipe = replace(RECIPE, steps=60)
+        job = fit(model, TASK, recipe, callbacks=[TrackCodes(revive=revive)], penalty=CodebookPenalty())
+        kept.append(job.history.tracked["L0 mlp dead"])
+    assert kept[0] != kept[1]
+    assert sum(kept[0]) < sum(kept[1])
+
+
+def test_a_state_of_another_annealing_is_refused(tmp_path):
+    settings = {"folder": tmp_path, "penalty": CodebookPenalty()}
+    fit(network(), TASK, RECIPE, callbacks=[Anneal(end=0.1)], **settings)
+    with pytest.raises(ValueError, match="another"):
+        fit(network(), TASK, RECIPE, callbacks=[Anneal(end=0.2)], **settings)
+
+
+def test_softmaxes_pass_in_training_and_codes_afterwards():
+    model = network(codebook_soft=True)
+    batch = TASK.sample(4, torch.Generator().manual_seed(0))
+    for training in (True, False):
+        _, cache = run_with_cache(model.train(training), batch.inputs, names="*hook_code")
+        assert all(bool(((x == 0) | (x == 1)).all()) != training for x in cache.values())
+
+
+def test_a_network_can_be_copied_after_training():
+    model = network().train()
+    model(TASK.sample(4, torch.Generator().manual_seed(0)).inputs)
+    again = copy.deepcopy(model)
+    assert torch.equal(again.blocks[0].codebook_mlp.codes, model.blocks[0].codebook_mlp.codes)
+    with pytest.raises(ValueError, match="in training mode before its cost"):
+        CodebookPenalty()(again)
 
 
 def test_penalties_bring_entropy_down():

@@ -43,8 +43,8 @@ PLAN = (
         "At tokens after which the state can be known. Purity is high by chance where codes are many; it "
         "stands beside measures that are not.",
         (
-            "code_alignment", "code_alignment_published", "code_alignment_shared", "code_alignment_warm",
-            "code_alignment_cold",
+            "code_alignment", "code_alignment_published", "code_alignment_shared", "code_alignment_soft",
+            "code_alignment_warm", "code_alignment_cold",
         ),
     ),
     (
@@ -113,8 +113,13 @@ def study(config: StateMachineStudy, out: str | Path, watch: Watch = silent) -> 
         ValueError: options that cannot be, or ``out`` holds something else.
     """
     clock, tasks = Stopwatch(), [replace(config.task, seed=seed) for seed in seeds_of(config)]
-    for kind in KINDS.values():
-        kind.posed(tasks[0])  # what cannot be is refused before work starts
+    if config.n_states < 2:
+        raise ValueError(
+            f"expected at least 2 states to tell apart, got n_states={config.n_states}; raise it"
+        )
+    for task in tasks:
+        for kind in KINDS.values():
+            kind.posed(task)  # what cannot be is refused before work starts
     run = Run.create(out, {"kind": "study", "study": "state-machine", **asdict(config)})
     take_apart = partial(Anatomy.of, n=100) if config.fast else Anatomy.of
     found = [

@@ -17,17 +17,20 @@ from mechinterp.analysis.steering import code_steering
 from mechinterp.hooks import run_with_cache
 from mechinterp.result import Result
 from mechinterp.studies.networks import Trained, network_scores, score_curves
-from mechinterp.studies.state_machine.networks import COLD, MESS3, ONE_CODE, PUBLISHED, SHARED, WARM
+from mechinterp.studies.state_machine.networks import COLD, MESS3, ONE_CODE, PUBLISHED, SHARED, SOFT, WARM
 from mechinterp.tasks.base import Batch
 from mechinterp.tasks.state_machine import StateMachine
 from mechinterp.training.fit import Fit
 
 SURE = 0.999
 """The belief from which a state counts as known."""
+WINDOW = 8
+"""Tokens, of which a linear reader of beliefs is the baseline."""
 ALIGNED = {
     "code_alignment": ONE_CODE,
     "code_alignment_published": PUBLISHED,
     "code_alignment_shared": SHARED,
+    "code_alignment_soft": SOFT,
     "code_alignment_warm": WARM,
     "code_alignment_cold": COLD,
 }
@@ -104,7 +107,8 @@ def aligned(one: Trained, split: str, n: int, name: str, permutations: int = 100
         one.model, batch.inputs, batch.variables["state"], where=known(batch), untrained=one.untrained,
         permutations=permutations, gate=one.gate,
     )  # fmt: skip
-    return replace(found, name=name, provenance={**found.provenance, "split": split, "network": one.name})
+    own = {"split": split, "network": one.name}
+    return replace(found, name=name, provenance={**found.provenance, **own})
 
 
 def steered(one: Trained, name: str) -> Result:
@@ -217,11 +221,28 @@ def by_position(one: Trained) -> Result:
 
 @torch.no_grad()
 def beliefs(one: Trained, n: int) -> Result:
-    """Beliefs as points of the simplex, read off the stream after each layer, at all positions together."""
+    """Beliefs as points of the simplex, read off the stream after each layer, at all positions together; and
+    off the last ``WINDOW`` tokens, from which much of them follows."""
     batch = one.task.dataset("test")[slice(0, n)]
     hooks = ["hook_embed", *(f"blocks.{layer}.hook_resid_post" for layer in range(len(one.model.blocks)))]
-    caches = [run_with_cache(model, batch.inputs, names=hooks)[1] for model in (one.model, one.untrained)]
+    window = {f"last {WINDOW} tokens": last_tokens(batch.inputs, one.task.d_vocab)}
+    caches = [
+        dict(run_with_cache(model, batch.inputs, names=hooks)[1].items()) | window
+        for model in (one.model, one.untrained)
+    ]
     return probe(
-        caches[0], batch.variables["belief"], Simplex(), pool=True, untrained=caches[1], inputs=batch.inputs,
-        permutations=100, gate=one.gate,
-    )  # fmt: skip
+        caches[0],
+        batch.variables["belief"],
+        Simplex(),
+        pool=True,
+        untrained=caches[1],
+        permutations=100,
+        gate=one.gate,
+    )
+
+
+def last_tokens(inputs: Tensor, d_vocab: int) -> Tensor:
+    """The last ``WINDOW`` tokens at each position, one-hot, ``[n, pos, WINDOW * d_vocab]``; none is zeros."""
+    hot = torch.nn.functional.one_hot(inputs, d_vocab).float()
+    before = torch.cat((torch.zeros_like(hot[:, :1]).expand(-1, WINDOW - 1, -1), hot), 1)
+    return before.unfold(1, WINDOW, 1).flatten(2)

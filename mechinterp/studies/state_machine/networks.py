@@ -17,15 +17,18 @@ from mechinterp.training.recipes import STATE_MACHINE
 from mechinterp.training.step import Penalty
 
 PUBLISHED, ONE_CODE, FREE = ("own tokens, 4 codes", "own tokens, 1 code", "own tokens, no codebooks")
-SHARED, WARM, COLD, SHARED_FREE = (
-    "shared tokens, annealed",
-    "shared tokens, always warm",
-    "shared tokens, cold from the start",
+SHARED, SOFT, WARM, COLD, SHARED_FREE = (
+    "shared tokens, 1 code",
+    "shared tokens, soft, annealed",
+    "shared tokens, soft, not annealed",
+    "shared tokens, hard from the start",
     "shared tokens, no codebooks",
 )
 MESS3 = "mess3, no codebooks"
 WARM_AT, COLD_AT = 1.0, 0.1
-"""Temperatures that annealing begins and ends with."""
+"""Temperatures that annealing begins and ends with, of codes that are chosen."""
+SOFT_AT, SHARP_AT = 0.3, 0.02
+"""And of softmaxes that pass: at the first, codes blend; at the second, one has nearly all the weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,7 @@ class MachineKind(Kind):
 
 
 _OWN, _SHARED = {"emission": "disjoint"}, {"emission": "shared"}
-_ONE = {"codebook_temperature": WARM_AT}
+_ONE, _SOFT = {"codebook_temperature": WARM_AT}, {"codebook_temperature": SOFT_AT, "codebook_soft": True}
 KINDS = {
     PUBLISHED: MachineKind(
         machine=_OWN,
@@ -79,11 +82,14 @@ KINDS = {
     ONE_CODE: MachineKind(machine=_OWN, books=_ONE, ends_at=COLD_AT),
     FREE: MachineKind(machine=_OWN),
     SHARED: MachineKind(machine=_SHARED, books=_ONE, ends_at=COLD_AT),
-    WARM: MachineKind(machine=_SHARED, books=_ONE),
+    SOFT: MachineKind(machine=_SHARED, books=_SOFT, ends_at=SHARP_AT),
+    WARM: MachineKind(machine=_SHARED, books=_SOFT),
     COLD: MachineKind(machine=_SHARED, books={"codebook_temperature": COLD_AT}),
     SHARED_FREE: MachineKind(machine=_SHARED),
-    MESS3: MachineKind(machine={"transition": "mess3"}),
+    MESS3: MachineKind(machine={"transition": "mess3", "n_states": 8, "tokens_per_state": 3}),
 }
 """By their names: a cycle of states with tokens of their own, with codebooks as published (four codes, noise,
 from temperature 2 to .5), with one code at a time, and without; the same states with shared tokens, with one
-code at three temperatures, and without codebooks; and a machine whose state is never known for sure."""
+code that passes throughout (the temperature, which falls, acts on its gradient alone), with softmaxes that
+pass in training and become sharp, or do not, with one code and a low temperature from the start, and without
+codebooks; and a machine whose state is never known for sure."""

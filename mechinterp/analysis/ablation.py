@@ -55,6 +55,7 @@ def ablation(
         what: ``"heads"``, ``"mlps"``, or ``"neurons"`` in named ``groups``.
         reference: what the component's output becomes: ``"zero"``, its ``"mean"`` at each position, or its
             value in another example (``"resample"``); the last two from ``held_out`` examples.
+        held_out_mask: true at the real tokens of ``held_out``, where ``attention_mask`` is given too.
         by_position: one position at a time, instead of all at once.
         stack: of an encoder-decoder, as in ``activation_patching``.
         read, attention_mask, fast, memory, progress, gate: as in ``activation_patching``.

@@ -156,11 +156,11 @@ def check_groups(groups: Mapping[Any, Sequence[int]], size: int) -> None:
             )
 
 
-def check_read(read: Sequence[int] | Tensor, inputs: Tensor) -> None:
-    """Refuse positions to read that the inputs do not have.
+def check_read(read: Sequence[int] | Tensor, inputs: Tensor, mask: Tensor | None = None) -> None:
+    """Refuse positions to read that the inputs do not have, or of which all are padding in an example.
 
     Raises:
-        ValueError: none, some beyond the sequence, or not ``[read]`` or ``[batch, read]`` integers.
+        ValueError: none, some beyond the sequence, padding, or not ``[read]`` or ``[batch, read]`` integers.
     """
     at, n_pos = torch.as_tensor(read), inputs.shape[1]
     whole = not (at.is_floating_point() or at.dtype == torch.bool) and at.numel() > 0
@@ -173,6 +173,15 @@ def check_read(read: Sequence[int] | Tensor, inputs: Tensor) -> None:
         raise ValueError(
             f"expected positions to read within [{-n_pos}, {n_pos}), got {int(at.min())} to {int(at.max())}; "
             f"the sequence has {n_pos}"
+        )
+    if mask is None or mask.shape != inputs.shape[:2]:
+        return
+    rows = at.to(mask.device).long().expand(len(inputs), -1) % n_pos
+    padded = int((~mask.bool().gather(1, rows).any(1)).sum())
+    if padded:
+        raise ValueError(
+            f"expected real tokens where outputs are read, got padding alone in {padded} of {len(inputs)} "
+            "examples; give each example's own positions, such as a batch's read"
         )
 
 

@@ -48,6 +48,11 @@ def references(
         ValueError: an unknown kind, no held-out examples, or ones that do not fit.
     """
     check_reference(kind, inputs, held_out)
+    if held_out is not None and kind != "zero" and attention_mask is not None and held_out_mask is None:
+        raise ValueError(
+            "expected a mask of the held-out examples beside that of the inputs, got none; give "
+            "held_out_mask, all True where nothing is padded"
+        )
     source, mask = (inputs[:1], None) if held_out is None or kind == "zero" else (held_out, held_out_mask)
     cache = activations(model, source, names, mask)
     if kind == "zero":

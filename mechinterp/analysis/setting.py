@@ -45,7 +45,7 @@ class Setting:
     memory: int = MEMORY
 
     def __post_init__(self) -> None:
-        check_read(self.read, self.inputs)
+        check_read(self.read, self.inputs, self.attention_mask)
 
     @torch.no_grad()
     def outputs(self, times: int = 1, edits: Sequence[Edit] = ()) -> Float[Tensor, "row read out"]:

@@ -27,6 +27,8 @@ TRAININGS = {
     "text-modular": ("TextModular", "text_arithmetic", "TEXT_ARITHMETIC"),
 }
 """Task, factory and recipes, whose fields are the options."""
+RECIPES = {"text-modular": "residue"}
+"""Recipes that are taken by default, where it is not ``fast``."""
 SCRIPTS = {"regex-language": ("regex_language", "RegexLanguageOptions")}
 """Trainings whose options are a class of their study's."""
 SWEEPS = {"text-arithmetic": ("text_arithmetic", "TextGrid")}

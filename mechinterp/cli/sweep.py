@@ -31,6 +31,7 @@ class SweepOutput:
 def sweep(words: list[str]) -> int:
     """Do the runs of the sweep that is named first, but those that are done."""
     name, module, config, output = options_of("sweep", words, SWEEPS, SweepOutput)
+    config.settings()  # what cannot be is refused before anything is written
     out = output.out or Path("runs") / f"sweep_{folder_name(name, config)}"
 
     def told(run: str, done: int, of: int) -> None:

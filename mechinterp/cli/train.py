@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from mechinterp.cli.names import SCRIPTS, TRAININGS, folder_name, name_of, options_of, watch
+from mechinterp.cli.names import RECIPES, SCRIPTS, TRAININGS, folder_name, name_of, options_of, watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ def train(words: list[str]) -> int:
     task_type = getattr(import_module("mechinterp.tasks"), task_class)
     build = getattr(import_module("mechinterp.models"), factory)
     known = getattr(import_module("mechinterp.training.recipes"), recipes)
-    recipe_name = _value_of(words, "--recipe-name", "fast")
+    recipe_name = _value_of(words, "--recipe-name", RECIPES.get(name, "fast"))
     if recipe_name not in known:
         raise ValueError(f"expected --recipe-name one of {sorted(known)}, got {recipe_name!r}; choose one")
     start = {"task": task_type(), "model": build(task_type()).cfg, "recipe": known[recipe_name]}

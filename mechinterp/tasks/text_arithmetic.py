@@ -26,11 +26,13 @@ class TextSum(TextArithmetic):
     score_name: ClassVar[str] = "r2"
     learned_at: ClassVar[float] = 0.999
 
-    scale: float = 2000.0
-    """What sums are divided by."""
+    scale: float | None = None
+    """What sums are divided by; by default ``2 max_operand + 2``, which is 2000 as published."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.scale is None:
+            object.__setattr__(self, "scale", 2.0 * self.max_operand + 2.0)
         if not self.scale > 0:
             raise ValueError(f"expected scale > 0, got {self.scale}; raise it")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,18 @@ def write_problems(task: Any, path: str | Path, pairs: Int[Tensor, "n 2"]) -> No
     Path(path).write_text("".join(lines), encoding="utf-8")
 
 
+def hash_of(path: str | Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        ValueError: no such file.
+    """
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"expected a file of problems at {path}, got {error}") from error
+
+
 def read_problems(task: Any, path: str | Path) -> Int[Tensor, "n 2"]:
     """The numbers of a file's problems.
 
@@ -26,12 +39,12 @@ def read_problems(task: Any, path: str | Path) -> Int[Tensor, "n 2"]:
             first ones.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").rstrip("\r\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"expected a file of problems in UTF-8 at {path}, got {error}") from error
     pattern, pairs, wrong = _pattern(task.template), [], []
     for number, line in enumerate(lines, 1):
-        text, *answers = line.split("\t")
+        text, *answers = line.removesuffix("\r").split("\t")
         found = pattern.fullmatch(text)
         if found is None or len(answers) != 1:
             wrong.append(f"line {number}: {line!r} is not {task.template!r}, a tab and an answer")
@@ -44,6 +57,8 @@ def read_problems(task: Any, path: str | Path) -> Int[Tensor, "n 2"]:
         elif answers[0].strip() != (right := str(int(task.answer(torch.tensor([x + y]))))):
             wrong.append(f"line {number}: {text!r} has the answer {answers[0]!r}, expected {right}")
         pairs.append((x, y))
+    if lines == [""]:
+        wrong = []
     if wrong or not pairs:
         shown = "; ".join(wrong[:5]) + f"; and {len(wrong) - 5} more" * (len(wrong) > 5)
         raise ValueError(

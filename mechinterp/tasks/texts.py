@@ -16,7 +16,7 @@ from torch import Tensor
 from mechinterp.tasks.base import Batch, Split, Task
 from mechinterp.tasks.digits import columns_of, digits_of
 from mechinterp.tasks.problems import Problems
-from mechinterp.tasks.text_files import read_problems, write_problems
+from mechinterp.tasks.text_files import hash_of, read_problems, write_problems
 
 PADDING = 0
 """The id of padding."""
@@ -55,6 +55,9 @@ class TextArithmetic(Task):
     """A file of problems, ``text<TAB>answer`` a line, instead of all pairs of numbers; read once, in an order
     that the seed draws, and split like these."""
 
+    file_hash: str | None = None
+    """SHA-256 of the file, filled in when the task is made; a file that has another is refused."""
+
     n_train: int | None = None
     """So many fixed problems to train on, instead of all that are not held out."""
 
@@ -84,6 +87,15 @@ class TextArithmetic(Task):
                 f"expected n_test >= 10, n_train >= 1 and seed >= 0, got {self.n_test}, {self.n_train} and "
                 f"{self.seed}; raise it"
             )
+        if self.file is not None:
+            found = hash_of(self.file)
+            if self.file_hash not in (None, found):
+                raise ValueError(
+                    f"expected the file {self.file} that the task was made of, got one of other content; "
+                    "take that one, or make the task anew"
+                )
+            object.__setattr__(self, "file", str(Path(self.file).resolve()))
+            object.__setattr__(self, "file_hash", found)
         if self._given is not None and self.n_train is not None and len(self._given) < self.n_train:
             raise ValueError(
                 f"expected {self.n_train} problems to train on, got {len(self._given)} that are not held "
@@ -231,12 +243,7 @@ class TextArithmetic(Task):
         Raises:
             ValueError: none, or numbers that are not of 0 to ``max_operand``.
         """
-        if (
-            len(x) == 0
-            or min(int(x.min()), int(y.min())) < 0
-            or max(int(x.max()), int(y.max())) > self.max_operand
-        ):
-            raise ValueError(f"expected numbers of 0 to {self.max_operand}, at least one pair; change them")
+        self._check(x, y)
         tokens, mask = self._tokens(x, y)
         if self.padding_side == "right" and mask is not None:
             read: Any = mask.sum(1, keepdim=True) - 1
@@ -246,6 +253,14 @@ class TextArithmetic(Task):
             inputs=tokens, targets=self.encoded(self.answer(x + y)), read=read, mask=mask,
             variables=self._variables(x, y, mask) if variables else {},
         )  # fmt: skip
+
+    def _check(self, x: Tensor, y: Tensor) -> None:
+        if (
+            len(x) == 0
+            or min(int(x.min()), int(y.min())) < 0
+            or max(int(x.max()), int(y.max())) > self.max_operand
+        ):
+            raise ValueError(f"expected numbers of 0 to {self.max_operand}, at least one pair; change them")
 
     def _variables(self, x: Tensor, y: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         n, columns = self.n_digits, columns_of(x, y, self.n_digits, 10)
@@ -282,7 +297,12 @@ class TextArithmetic(Task):
     # ---- files -----------------------------------------------------------------------------
 
     def write(self, path: str | Path, pairs: Int[Tensor, "n 2"]) -> None:
-        """Write problems and their answers, ``text<TAB>answer`` a line."""
+        """Write problems and their answers, ``text<TAB>answer`` a line.
+
+        Raises:
+            ValueError: no pairs, or numbers that are not of 0 to ``max_operand``.
+        """
+        self._check(pairs[:, 0], pairs[:, 1])
         write_problems(self, path, pairs)
 
     def pairs_of(self, path: str | Path) -> Int[Tensor, "n 2"]:

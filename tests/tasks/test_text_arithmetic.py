@@ -139,6 +139,35 @@ def test_the_order_of_a_file_tells_nothing_of_its_splits(tmp_path):
     assert task.sample(500, torch.Generator()).variables["x"].max() > 80
 
 
+def test_exports_with_a_mark_other_line_ends_and_blank_last_lines_are_read(tmp_path):
+    path = tmp_path / "problems.tsv"
+    path.write_bytes("\ufeff1 + 2 = ?\t3\r\n4 + 5 = ?\t9\r\n\r\n".encode())
+    assert KINDS["sum"].pairs_of(path).tolist() == [[1, 2], [4, 5]]
+
+
+def test_a_file_that_has_changed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pairs = torch.randint(100, (400, 2), generator=torch.Generator().manual_seed(1))
+    KINDS["sum"].write("problems.tsv", pairs)
+    record = TextSum(max_operand=99, file="problems.tsv").to_json()
+    monkeypatch.chdir("/")
+    assert TextSum.from_json(record).file == str(tmp_path / "problems.tsv")
+    KINDS["sum"].write(tmp_path / "problems.tsv", pairs[:300])
+    with pytest.raises(ValueError, match="other content"):
+        TextSum.from_json(record)
+    with pytest.raises(ValueError, match="expected a file of problems"):
+        TextSum(max_operand=99, file=str(tmp_path / "none.tsv"))
+
+
+def test_numbers_that_cannot_be_read_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="0 to 99"):
+        KINDS["sum"].write(tmp_path / "problems.tsv", torch.tensor([[100, 7]]))
+
+
+def test_sums_are_divided_by_what_their_numbers_come_to():
+    assert (TextSum().scale, TextSum(max_operand=60).scale) == (2000.0, 122.0)
+
+
 def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "problems.tsv").write_text("")
     with pytest.raises(ValueError, match="got none"):

@@ -139,7 +139,8 @@ def study(config: TextArithmeticStudy, out: str | Path, watch: Watch = silent) -
         ValueError: options that cannot be, or ``out`` holds something else.
     """
     clock, task, seeds = Stopwatch(), config.task, seeds_of(config)
-    config.grid.settings()  # what cannot be is refused before work starts
+    if not config.fast:
+        config.grid.settings()  # what cannot be is refused before work starts
     tasks = [replace(task, seed=seed) for seed in seeds]
     run = Run.create(out, {"kind": "study", "study": "text-arithmetic", **asdict(config)})
     take_apart = partial(Anatomy.of, n=3000) if config.fast else Anatomy.of

@@ -157,7 +157,7 @@ PAGES = {
     "text-arithmetic": partial(
         by_scores,
         table="network_scores",
-        said="On {n} held-out problems, R² of networks that answer by a number, of the others the share right",
+        said="On {n} held-out problems, R² of networks that answer by a number, else the share right",
     ),
 }
 """How a study's runs become a section; others have one row a claim over their seeds."""

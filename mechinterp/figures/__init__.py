@@ -119,7 +119,7 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "fourier_probe": wave_lines,
     "period_probe": wave_lines,
     "sum_periods": wave_lines,
-    "published_probe": wave_lines,
+    "probe_of_published": wave_lines,
     "simplex_probe": belief_maps,
     "online_code": code_maps,
     "transitions": transition_grid,

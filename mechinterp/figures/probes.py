@@ -17,7 +17,7 @@ _TITLES = {
     "mlp_probe": "MLP probe",
     "mlp_regression_probe": "MLP probe of numbers",
     "fourier_probe": "Fourier probe",
-    "published_probe": "Fourier probe of the published network",
+    "probe_of_published": "Fourier probe of the published network",
     "period_probe": "Probe of periods",
     "sum_periods": "Probe of periods of the sum",
     "simplex_probe": "Probe of beliefs",

@@ -82,11 +82,12 @@ def score_lines(result: Result) -> go.Figure:
         y = result.values.sel(network=name)
         figure.add_scatter(
             x=y.step.values, y=y.values.clip(min=-0.08), name=str(name), mode="lines+markers",
-            marker={"size": 4}, line={"color": LINES[i % len(LINES)]}, connectgaps=True,
+            marker={"size": 4}, connectgaps=True,
+            line={"color": LINES[i % len(LINES)], "dash": "dot" if i >= len(LINES) else "solid"},
         )  # fmt: skip
     low = bool((result.values < -0.08).any())
     figure.update_xaxes(title="step")
-    split = {"val": "validation problems", "test": "test problems"}[result.provenance["split"]]
+    split = {"val": "validation", "test": "test"}[result.provenance["split"]]
     figure.update_yaxes(title=f"{result.values.attrs['units']}, {split}", range=[-0.1, 1.04])
     said = "Learning, by kind of network" + "; less than -.08 is drawn there" * low
     return styled(figure, said, height=400)

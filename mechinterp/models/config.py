@@ -248,7 +248,8 @@ class TransformerConfig(TransformerLensConfig):
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(record) - known)
         _need(not unknown, f"fields of TransformerConfig, got {unknown}", "the file is of another version")
-        return cls(**record | {"dtype": getattr(torch, record.get("dtype", "float32"))})
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
+        return cls(**plain | {"dtype": getattr(torch, record.get("dtype", "float32"))})
 
 
 @dataclass(kw_only=True)

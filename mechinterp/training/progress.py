@@ -73,8 +73,10 @@ class LiveFigure:
         if self.count % self.every == 0 or last:
             from IPython.display import display
 
+            # As a bundle: a figure that shows itself would be a new output each time.
+            bundle = self.drawn(job)._repr_mimebundle_()
             if self.place is None:
-                self.place = display(self.drawn(job), display_id=True)
+                self.place = display(bundle, raw=True, display_id=True)
             else:
-                self.place.update(self.drawn(job))
+                self.place.update(bundle, raw=True)
         self.count += 1

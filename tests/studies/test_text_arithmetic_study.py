@@ -22,7 +22,7 @@ RESULTS = {
     "network_scores", "score_curves", "sum_map", "sum_erasure", "sum_erasure_first", "sum_heads",
     "fourier_probe", "period_probe", "residue_readers", "erasure_curve", "residue_heads", "attention_entropy",
     "scale_trends", "sum_periods", "sum_attention", "difference_erasure_first", "sum_curve",
-    "published_probe",
+    "probe_of_published",
     "erasure_curve_first",
 }  # fmt: skip
 

@@ -78,7 +78,7 @@ class Anatomy:
         }
         results = [
             machine(networks[SHARED].task),
-            score_curves(networks, units="how often the likeliest token comes"),
+            of_ceiling(score_curves(networks, units="share of the ceiling"), networks),
             network_scores(
                 networks, scores, untrained, n=networks[SHARED].task.n_test,
                 units="how often the likeliest token comes",
@@ -93,6 +93,19 @@ class Anatomy:
             task=networks[ONE_CODE].task, networks=networks, scores=scores, untrained=untrained,
             chosen=chosen, results={result.name: result for result in results},
         )  # fmt: skip
+
+
+def of_ceiling(curves: Result, networks: Mapping[str, Trained]) -> Result:
+    """Scores as shares of what each network's machine lets be known."""
+    ceilings = xr.DataArray([one.task.ceiling for one in networks.values()], dims="network")
+    values = (curves.values / ceilings.values[:, None]).assign_attrs(curves.values.attrs)
+    assert curves.control is not None
+    return replace(
+        curves,
+        values=values,
+        control=curves.control / ceilings.values,
+        trivial=curves.trivial / float(ceilings[0]),
+    )
 
 
 def known(batch: Batch) -> Tensor:

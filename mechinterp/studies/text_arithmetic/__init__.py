@@ -49,7 +49,7 @@ PLAN = (
     (
         "The residue as published: refused",
         "The published network has learned nothing; what probes find in it is marked as untested.",
-        ("published_probe",),
+        ("probe_of_published",),
     ),
     (
         "The residue: read",

@@ -97,4 +97,4 @@ def published(one: Trained, n: int) -> Result:
     found = probe(
         caches[0], residue, Fourier(p=one.task.k), together=residue, untrained=caches[1], gate=one.gate
     )
-    return replace(found, name="published_probe")
+    return replace(found, name="probe_of_published")

@@ -165,7 +165,7 @@ def published_modk_unlearned(found: Sequence[Anatomy]) -> Claim:
     """The published recipe gives a constant, and the gate says so."""
 
     def measure(one: Anatomy) -> dict[str, Any]:
-        value, result = one.agreement[PUBLISHED], one.results["published_probe"]
+        value, result = one.agreement[PUBLISHED], one.results["probe_of_published"]
         return {
             "value": value, "theory": 0.0, "trivial": 0.0, "control": one.agreement[NUMBER],
             "holds": value < 0.05 and one.scores[PUBLISHED] < 0.05 and result.provenance["learned"] is False,

@@ -41,6 +41,12 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
         raise
 
 
+def leftovers(path: str | Path) -> set[Path]:
+    """What writes of a file left behind that were killed before they could clean up."""
+    path = Path(path)
+    return set(path.parent.glob(f".{path.name}.*"))
+
+
 def plain(record: Any) -> Any:
     """A record as JSON has it: lists for tuples and arrays, null for numbers that are not finite."""
     if isinstance(record, Mapping):

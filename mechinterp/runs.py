@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mechinterp.files import plain, read_json, read_object, write_atomic, write_json
+from mechinterp.files import leftovers, plain, read_json, read_object, write_atomic, write_json
 from mechinterp.result import Claim, Result
 
 _MARK = "mechinterp"
@@ -50,7 +50,7 @@ class Run:
         run, record = cls(Path(path)), plain({_MARK: metadata.version("mechinterp"), **config})
         if run.path.exists() and not run.path.is_dir():
             raise ValueError(f"expected a folder at {path}, got a file; choose another place")
-        if run.path.is_dir() and any(run.path.iterdir()):
+        if run.path.is_dir() and set(run.path.iterdir()) - leftovers(run.path / "config.json"):
             found = cls.open(path).config
             changed = sorted(k for k in {*found, *record} - {_MARK} if found.get(k) != record.get(k))
             if changed:

@@ -83,6 +83,12 @@ def test_a_crash_while_a_run_is_made_leaves_what_the_next_try_goes_on_from(tmp_p
     assert sorted(os.listdir(tmp_path / "a")) == ["config.json", "environment.json"]
 
 
+def test_a_kill_while_a_run_is_made_leaves_what_the_next_try_goes_on_from(tmp_path):
+    (tmp_path / ".config.json.7hk4m2gk").write_text("{")  # no chance to clean up
+    assert Run.create(tmp_path, CONFIG).config["kind"] == "train"
+    assert Run.open(tmp_path).config == Run.create(tmp_path, CONFIG).config
+
+
 def test_a_crash_while_finishing_leaves_the_run_unfinished(tmp_path, monkeypatch):
     run = new(tmp_path)
 

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.measure import show
 from mechinterp.studies.base import silent
 from mechinterp.studies.networks import train_kind
-from mechinterp.studies.state_machine.anatomy import aligned, steered
+from mechinterp.studies.state_machine.anatomy import aligned, chosen_site, steered
 from mechinterp.studies.state_machine.networks import KINDS, ONE_CODE, PUBLISHED, SHARED
 from mechinterp.tasks import StateMachine
 
@@ -26,8 +26,7 @@ def measured(name: str, seeds: int) -> dict[str, Any]:
     }
     for seed in range(seeds):
         one = train_kind(name, KINDS[name], StateMachine(seed=seed), None, silent)
-        site = str(aligned(one, "val", 400, name, permutations=1).provenance["best"])
-        codes = aligned(one, "test", 400, name)
+        site, codes = chosen_site(one, 400), aligned(one, 400, name)
         success = steered(one, name).extra["success"][-1]
         row = {
             "of_ceiling": one.gate.score / one.task.ceiling,

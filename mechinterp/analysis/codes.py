@@ -65,6 +65,17 @@ class Codes:
             {site: (cache[name][at] > 0.5).cpu() for site, name in names.items()},
         )
 
+    def agreement(self, label: np.ndarray) -> dict[str, list[float]]:
+        """``MEASURES`` at each site, beside the states of the tokens."""
+        return {site: _measures(self.strongest[site], self.active[site], label) for site in self.strongest}
+
+    def __getitem__(self, tokens: Any) -> Codes:
+        """Those of some of the tokens."""
+        return Codes(
+            {site: x[tokens] for site, x in self.strongest.items()},
+            {site: x[tokens] for site, x in self.active.items()},
+        )
+
 
 def site_of(hook: str) -> str:
     """``blocks.0.codebook_attn.hook_code`` is ``L0 attn``."""
@@ -126,15 +137,12 @@ def code_alignment(
     states, at = states.cpu(), at.cpu()
     codes, label = Codes.of(model, inputs, at, **forward), states[at].numpy()
     generator = np.random.default_rng(seed)
-    own = {site: _measures(codes.strongest[site], codes.active[site], label) for site in codes.strongest}
-    null: dict[str, Any] = {site: [] for site in own}
+    own, drawn = codes.agreement(label), []
     for _ in range(permutations):
         other = torch.from_numpy(generator.permutation(len(states)))
         both = at[other][at]  # of the tokens that count, those that do in the other sequence too
-        dealt = states[other][at][both].numpy()
-        for site, draws in null.items():
-            draws.append(_measures(codes.strongest[site][both], codes.active[site][both], dealt))
-    null = {site: np.array(draws) for site, draws in null.items()}
+        drawn.append(codes[both].agreement(states[other][at][both].numpy()))
+    null = {site: np.array([draw[site] for draw in drawn]) for site in own}
     p = {site: [permutation_p_value(x, draws) for x, draws in zip(own[site], null[site].T)] for site in own}
     coords = {"site": list(own), "measure": list(MEASURES)}
 
@@ -144,7 +152,10 @@ def code_alignment(
     values = array(own)
     values.attrs["units"] = "share, or information"
     n_states = int(states.max()) + 1
-    tables = {site: table(codes, site, label, n_states) for site in own}
+    tables = {
+        site: _table(codes.strongest[site].numpy(), label, n_states, x.shape[1])
+        for site, x in codes.active.items()
+    }
     best = max(own, key=lambda site: own[site][-1])
     sequence = torch.arange(len(inputs))[:, None].expand(inputs.shape)[at].numpy()
     extra = {
@@ -162,27 +173,23 @@ def code_alignment(
         ),
     }
     if untrained is not None:
-        before = Codes.of(untrained, inputs, at, **forward)
-        extra["untrained"] = array(
-            {site: _measures(before.strongest[site], before.active[site], label) for site in own}
-        )
+        extra["untrained"] = array(Codes.of(untrained, inputs, at, **forward).agreement(label))
     return Result(
         name="code_alignment",
         values=values,
         trivial=0.0,
         control=array({site: draws.mean(0) for site, draws in null.items()}),
         control_kind=f"states of other sequences, mean of {permutations}",
-        interval=_interval(codes.strongest[best].numpy(), label, sequence, generator),
+        interval=_interval(codes.strongest[best], codes.active[best], label, sequence, generator),
         provenance=gated(gate, {"n": len(label), "best": best, "permutations": permutations, "seed": seed}),
         extra=extra,
     )
 
 
-def table(codes: Codes, site: str, label: np.ndarray, n_states: int) -> np.ndarray:
+def _table(strongest: np.ndarray, label: np.ndarray, n_states: int, n_codes: int) -> np.ndarray:
     """How often each state stands with each strongest code, ``[state, code]``."""
-    counts = np.zeros((n_states, codes.active[site].shape[1]), dtype=np.int64)
-    np.add.at(counts, (label, codes.strongest[site].numpy()), 1)
-    return counts
+    cells = np.bincount(label * n_codes + strongest, minlength=n_states * n_codes)
+    return cells.reshape(n_states, n_codes)
 
 
 def fixing(counts: np.ndarray) -> list[float]:
@@ -204,8 +211,7 @@ def _measures(strongest: Tensor, active: Tensor, label: np.ndarray) -> list[floa
     at, code = np.nonzero(active.numpy())
     together = np.bincount(code * n_states + label[at], minlength=n_codes * n_states).reshape(-1, n_states)
     together = together[together.sum(1) > 0]
-    counts = np.bincount(label * n_codes + strongest.numpy(), minlength=n_states * n_codes)
-    counts = counts.reshape(n_states, n_codes)
+    counts = _table(strongest.numpy(), label, n_states, n_codes)
     counts = counts[counts.sum(1) > 0][:, counts.sum(0) > 0]
     half = (_entropy(counts.sum(0)) + _entropy(counts.sum(1))) / 2
     information = 2 * half - _entropy(counts.ravel())
@@ -225,19 +231,18 @@ def _entropy(counts: np.ndarray) -> float:
 
 
 def _interval(
-    codes: np.ndarray,
+    strongest: Tensor,
+    active: Tensor,
     label: np.ndarray,
     sequence: np.ndarray,
     generator: np.random.Generator,
     draws: int = 100,
 ) -> tuple[float, float]:
     """Of the adjusted mutual information, whole sequences drawn anew."""
-    from sklearn.metrics import adjusted_mutual_info_score
-
     rows = [np.flatnonzero(sequence == each) for each in np.unique(sequence)]
     found = []
     for _ in range(draws):
         some = np.concatenate([rows[i] for i in generator.integers(len(rows), size=len(rows))])
-        found.append(adjusted_mutual_info_score(label[some], codes[some]))
+        found.append(_measures(strongest[some], active[some], label[some])[-1])
     low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)

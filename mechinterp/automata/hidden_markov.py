@@ -58,7 +58,10 @@ class HiddenMarkov:
                 f"expected matrices [token, {n}, {n}] for {n} states, at least one state and token, got "
                 f"{list(self.matrices.shape)}"
             )
-        for name, rows in (("the start", self.initial[None]), ("each state", self.matrices.sum(0))):
+        for name, rows in (
+            ("each state", self.transition),
+            ("the start", self.initial[None]),
+        ):
             if bool((rows < 0).any()) or not torch.allclose(rows.sum(1), torch.ones(len(rows)).double()):
                 raise ValueError(
                     f"expected probabilities that sum to 1 for {name}, got sums {rows.sum(1).tolist()}; "
@@ -124,14 +127,11 @@ class HiddenMarkov:
 
     @cached_property
     def _reached(self) -> Tensor:
-        """The states that are entered at some time, in however many steps."""
-        step = (self.matrices.sum(0) > 0).double()
-        seen = self.initial > 0
-        entered = torch.zeros(len(seen), dtype=torch.bool)
+        """The states that it begins in or enters at some time."""
+        step, seen = (self.transition > 0).double(), self.initial > 0
         for _ in range(len(seen)):
-            after = (seen.double() @ step) > 0
-            entered, seen = entered | after, seen | after
-        return entered | seen
+            seen = seen | ((seen.double() @ step) > 0)
+        return seen
 
     def sample(
         self, n: int, length: int, generator: torch.Generator

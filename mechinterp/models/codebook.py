@@ -22,7 +22,8 @@ class Codebook(nn.Module):
 
     How alike codes are is divided by a temperature; the softmax passes ``hook_code_soft`` and the chosen
     codes ``hook_code``, as ones among zeros. Gradients pass the choice as if it were the softmax
-    (straight-through). While the network trains, Gumbel noise may be added to the choice.
+    (straight-through). While the network trains, Gumbel noise may be added to the similarities, and the
+    softmax may pass in the place of the codes chosen.
 
     Attributes:
         codes: ``[code, d_model]``.

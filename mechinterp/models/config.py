@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from mechinterp.hooks import TransformerLensConfig
+from mechinterp.tasks.base import tuples
 
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "solu", "square")
 Positions = Literal["standard", "sinusoidal", "rotary", "alibi", "none"]
@@ -103,7 +104,7 @@ class TransformerConfig(TransformerLensConfig):
     """Behind which sublayers of each block a codebook stands, as ``codebook_attn`` and ``codebook_mlp``."""
 
     codebook_temperature: float = 1.0
-    """What similarities to codes are divided by, to begin with; see ``training.Anneal``."""
+    """What similarities to codes are divided by, to begin with; see ``training.codebooks.Anneal``."""
 
     codebook_noise: bool = False
     """Add Gumbel noise to similarities while training."""
@@ -211,7 +212,6 @@ class TransformerConfig(TransformerLensConfig):
             )
 
     def _check_codebooks(self) -> None:
-        self.codebook_sites = tuple(self.codebook_sites)
         size, top_k = self.codebook_size, self.codebook_top_k
         _need(size >= 0, f"codebook_size >= 0, got {size}", "0 builds no codebooks")
         if size == 0:
@@ -248,7 +248,7 @@ class TransformerConfig(TransformerLensConfig):
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(record) - known)
         _need(not unknown, f"fields of TransformerConfig, got {unknown}", "the file is of another version")
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
+        plain = {name: tuples(value) for name, value in record.items()}
         return cls(**plain | {"dtype": getattr(torch, record.get("dtype", "float32"))})
 
 

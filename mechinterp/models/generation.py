@@ -131,8 +131,7 @@ class _Cached:
     def _block(self, block: Any, memory: _Memory, resid: Tensor, view: View) -> Tensor:
         x, attn = block.ln1(resid), block.attn
         k, v = memory.extend(attn.key(x, view.queries), attn.value(x))
-        out = attn.attend(attn.query(x, view.queries), k, v, view)
-        resid = resid + (block.codebook_attn(out) if hasattr(block, "codebook_attn") else out)
+        resid = resid + block.passed("attn", attn.attend(attn.query(x, view.queries), k, v, view))
         if memory.source is not None and isinstance(self.model, HookedEncoderDecoder):
             across = self.model.across(view.queries, self.across)
             q = block.cross_attn.query(block.ln_cross(resid), view.queries)

@@ -58,10 +58,13 @@ class Block(nn.Module):
         k = self.ln1(k_in)
         v = k if v_in is k_in else self.ln1(v_in)
         q = k if q_in is k_in else self.ln1(q_in)
-        out = self.attn(q, k, v, view)
-        if hasattr(self, "codebook_attn"):
-            out = self.codebook_attn(out)
+        out = self.passed("attn", self.attn(q, k, v, view))
         return self.feed_forward(asking + self.hook_attn_out(self.dropout(out)))
+
+    def passed(self, sublayer: str, out: Float[Tensor, "*at d_model"]) -> Float[Tensor, "*at d_model"]:
+        """What the codebook behind a sublayer, ``attn`` or ``mlp``, lets through; without one all."""
+        book = getattr(self, f"codebook_{sublayer}", None)
+        return out if book is None else book(out)
 
     def forward_distinct(
         self, table: Float[Tensor, "pair d_model"], distinct: Distinct, view: View
@@ -84,9 +87,7 @@ class Block(nn.Module):
         """The stream after the MLP, if there is one."""
         if not self.cfg.attn_only:
             mlp_in = self.hook_mlp_in(resid.clone()) if self.cfg.use_hook_mlp_in else resid
-            out = self.mlp(self.ln2(mlp_in))
-            if hasattr(self, "codebook_mlp"):
-                out = self.codebook_mlp(out)
+            out = self.passed("mlp", self.mlp(self.ln2(mlp_in)))
             resid = resid + self.hook_mlp_out(self.dropout(out))
         return self.hook_resid_post(resid)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +12,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 import xarray as xr
-from torch import nn
+from torch import Tensor, nn
 
 from mechinterp.analysis.gates import Gate
-from mechinterp.result import NotLearned, Result
+from mechinterp.hooks import run_with_cache
+from mechinterp.result import Claim, NotLearned, Result
 from mechinterp.runs import Run
-from mechinterp.studies.base import Watch, silent, train
-from mechinterp.tasks.base import Task
+from mechinterp.studies.base import Measure, Watch, claim_over_seeds, silent, train
+from mechinterp.tasks.base import Batch, Task
 from mechinterp.training.fit import Callback, Fit
 from mechinterp.training.recipe import Recipe
 from mechinterp.training.step import Penalty
@@ -166,6 +169,45 @@ def network_scores(
     )
 
 
+def learned(one: Any, of: Sequence[str]) -> bool:
+    """Whether all of some networks of a seed's findings learned."""
+    return all(one.networks[name].gate.learned for name in of)
+
+
+def told(found: Sequence[Any], tell: Callable[[Any], str], of: Sequence[str]) -> str:
+    """What there is to say of each seed in which the networks concerned learned."""
+    return "; ".join(tell(one) for one in found if learned(one, of)) or "none"
+
+
+def claim_of_networks(
+    id: str,
+    statement: str,
+    found: Sequence[Any],
+    measure: Measure,
+    *,
+    of: Sequence[str] = (),
+    control_kind: str = "",
+    source: str = "ours",
+    within: tuple[float, float] = (-math.inf, math.inf),
+) -> Claim:
+    """``claim_over_seeds``, of seeds in which some networks learned; with none named, of all."""
+    return claim_over_seeds(
+        id, statement, found, measure, within=within, control_kind=control_kind, source=source,
+        learned=lambda one: learned(one, of),
+    )  # fmt: skip
+
+
+def stream_hooks(model: Any) -> list[str]:
+    """The stream after each layer."""
+    return [f"blocks.{layer}.hook_resid_post" for layer in range(len(model.blocks))]
+
+
+@torch.no_grad()
+def streams(model: Any, batch: Batch, hooks: Sequence[str]) -> dict[str, Tensor]:
+    """What a network has at some hooks."""
+    return dict(run_with_cache(model, batch.inputs, names=hooks, attention_mask=batch.mask)[1].items())
+
+
 Findings = TypeVar("Findings")
 """What is found of a seed's networks, with ``results`` by name."""
 
@@ -197,3 +239,26 @@ def seed_findings(
     run.save_results(found.results.values())
     run.finish({name: one.gate.score for name, one in networks.items()})
     return found
+
+
+def every_seed(
+    tasks: Sequence[Task],
+    kinds: Mapping[str, Kind],
+    take_apart: Callable[[Mapping[str, Trained]], Findings],
+    out: Path,
+    watch: Watch = silent,
+    *,
+    fast: bool,
+    share: float,
+) -> list[Findings]:
+    """``seed_findings`` of every task, in folders ``seed_0`` and so on.
+
+    Args:
+        share: of its recipe's steps that every kind gets.
+    """
+    return [
+        seed_findings(
+            task, kinds, take_apart, out / f"seed_{task.seed}", watch, share=lambda _: share, fast=fast
+        )
+        for task in tasks
+    ]

@@ -153,12 +153,12 @@ class Task:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Task:
         """A task from ``to_json``'s record."""
-        return cls(**{key: _tuples(value) for key, value in record.items() if key != "task"})
+        return cls(**{key: tuples(value) for key, value in record.items() if key != "task"})
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
     """Lists of a JSON record as the tuples that they were."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 def cross_entropy(

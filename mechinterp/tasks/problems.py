@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -90,19 +89,15 @@ class Problems:
         Raises:
             ValueError: all of them are held out.
         """
-        if not self._can_train:
-            raise ValueError(
-                f"expected problems to train on, got none of {len(self)}; lower held_out ({self.held_out}), "
-                "or have larger numbers"
-            )
         found: list[Tensor] = []
         while sum(map(len, found)) < n:
             found.append(self.of("train", draw(n + n // 4 + 16, generator)))
+            if not len(found[-1]) and self.few and not self.trains(self.every(torch.Generator())).any():
+                raise ValueError(
+                    f"expected problems to train on, got none of {len(self)}; lower held_out "
+                    f"({self.held_out}), or have larger numbers"
+                )
         return torch.cat(found)[:n]
-
-    @cached_property
-    def _can_train(self) -> bool:
-        return not self.few or bool(self.trains(self.every(torch.Generator())).any())
 
     def fixed(self, split: Split, n: int, draw: Draw) -> Pairs:
         """The same pairs at every call, at most n; of test and val no pair twice where all can be listed.

@@ -123,13 +123,7 @@ class StateMachine(Task):
                     f"expected {n} rows of {n} probabilities for {n} states, got {len(self.transition)} rows "
                     f"of {sorted(lengths)}; set n_states"
                 )
-            rows = torch.tensor(self.transition, dtype=torch.float64)
-            if bool((rows < 0).any()) or not torch.allclose(rows.sum(1), torch.ones(n, dtype=torch.float64)):
-                raise ValueError(
-                    f"expected rows of probabilities that sum to 1, got sums {rows.sum(1).tolist()}; divide "
-                    "each row by its sum"
-                )
-            return rows
+            return torch.tensor(self.transition, dtype=torch.float64)
         if self.transition == "stochastic":
             drawn = np.random.default_rng(self.seed).dirichlet(np.full(n, CONCENTRATION), size=n)
             return torch.from_numpy(drawn)

@@ -39,11 +39,11 @@ def read_problems(task: Any, path: str | Path) -> Int[Tensor, "n 2"]:
             first ones.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").rstrip("\r\n").split("\n")
+        whole = Path(path).read_text(encoding="utf-8-sig").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"expected a file of problems in UTF-8 at {path}, got {error}") from error
     pattern, pairs, wrong = _pattern(task.template), [], []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(whole.split("\n") if whole else [], 1):
         text, *answers = line.removesuffix("\r").split("\t")
         found = pattern.fullmatch(text)
         if found is None or len(answers) != 1:
@@ -57,8 +57,6 @@ def read_problems(task: Any, path: str | Path) -> Int[Tensor, "n 2"]:
         elif answers[0].strip() != (right := str(int(task.answer(torch.tensor([x + y]))))):
             wrong.append(f"line {number}: {text!r} has the answer {answers[0]!r}, expected {right}")
         pairs.append((x, y))
-    if lines == [""]:
-        wrong = []
     if wrong or not pairs:
         shown = "; ".join(wrong[:5]) + f"; and {len(wrong) - 5} more" * (len(wrong) > 5)
         raise ValueError(

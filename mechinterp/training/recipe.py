@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import torch
 
+from mechinterp.tasks.base import tuples
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -128,4 +130,4 @@ class Recipe:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Recipe:
         """A recipe from ``to_json``'s record."""
-        return cls(**{**record, "betas": tuple(record["betas"])})
+        return cls(**{name: tuples(value) for name, value in record.items()})

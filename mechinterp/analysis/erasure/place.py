@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mechinterp.analysis.checks import check_model
 from mechinterp.analysis.erasure.erasers import Eraser
 from mechinterp.analysis.erasure.readout import decodability, halve
 from mechinterp.hooks import HookedRootModule, Site, axes_of, resolve, run, run_with_cache
@@ -66,10 +67,7 @@ class Place:
                 f"expected a site of one hook point and of all examples, got {site}, which covers "
                 f"{len(names)}; fit an eraser for each, and pass their edits to run"
             )
-        if model.training and any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules()):
-            raise ValueError(
-                "expected a model without dropout, got one in training mode; call model.eval() first"
-            )
+        check_model(model)
         outputs, cache = run_with_cache(model, inputs, names=names[0], **forward)
         _check_real(site, names[0], cache[names[0]], forward.get("attention_mask"))
         fit, held = halve(torch.arange(len(inputs)), seed)

@@ -149,24 +149,14 @@ def lay_out(
             Part(at=at, columns=columns[at], real=real[:, at[:1]], rows=rows, together=together)
             for at in alike.values()
         ]
-    short = {
-        int(at): n
-        for part in parts
-        for split in rows
-        if (n := len(part.sequences(split))) < LEAST
-        for at in part.columns
-    }
-    if 1 < len(short) < len(chosen) and not pool:
-        raise ValueError(
-            f"expected at least {LEAST} real tokens in each split, got {short} at so many positions; give "
-            f"more examples, or leave these out by positions={[at for at in chosen if at not in short]}"
-        )
     for part in parts:
         for split in rows:
             if (n := len(part.sequences(split))) < LEAST:
+                enough = [one for one in parts if min(len(one.sequences(each)) for each in rows) >= LEAST]
+                kept = sorted(at for one in enough for at in one.columns.tolist())
                 raise ValueError(
-                    f"expected at least {LEAST} real tokens in each split, got {n} for {split} at "
-                    f"position {part.columns.tolist()}; give more examples, or leave it out with positions="
+                    f"expected at least {LEAST} real tokens in each split, got {n} for {split} at position "
+                    f"{part.columns.tolist()}; give more examples, or only positions={kept}"
                 )
             if together is not None and (n := part.groups(split)) < LEAST:
                 raise ValueError(

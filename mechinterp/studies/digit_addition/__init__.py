@@ -19,7 +19,7 @@ from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, 
 from mechinterp.studies.digit_addition.anatomy import Anatomy
 from mechinterp.studies.digit_addition.claims import judge
 from mechinterp.studies.digit_addition.networks import KINDS, REVERSED
-from mechinterp.studies.networks import seed_findings
+from mechinterp.studies.networks import every_seed
 from mechinterp.tasks.digit_addition import DigitAddition
 
 __all__ = ["KINDS", "Anatomy", "DigitAdditionStudy", "silent", "study"]
@@ -140,13 +140,7 @@ def study(config: DigitAdditionStudy, out: str | Path, watch: Watch = silent) ->
     run = Run.create(out, {"kind": "study", "study": "digit-addition", **asdict(config)})
     share = (0.6 if config.fast else 1.0) * (2 if config.n_digits > ENOUGH else 1)
     take_apart = partial(Anatomy.of, n=500) if config.fast else Anatomy.of
-    found = [
-        seed_findings(
-            each, KINDS, take_apart, run.path / f"seed_{each.seed}", watch,
-            share=lambda _: share, fast=config.fast,
-        )
-        for each in tasks
-    ]  # fmt: skip
+    found = every_seed(tasks, KINDS, take_apart, run.path, watch, fast=config.fast, share=share)
     table = judge(found)
     report = StudyReport(
         study="digit-addition",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mechinterp.result import Claim
-from mechinterp.studies.base import Measure, claim_over_seeds
 from mechinterp.studies.digit_addition.anatomy import Anatomy, steps_to
 from mechinterp.studies.digit_addition.heads import KEPT, LOST, prunable
 from mechinterp.studies.digit_addition.networks import PLAIN, REVERSED, ROOMY, UNENRICHED
+from mechinterp.studies.networks import claim_of_networks, told
 
 QUIRKE = "Quirke & Barez (2024), sections 3 and 4"
 PUBLISHED = (0.9985, 0.349)
@@ -22,6 +23,8 @@ HALF = (0.3, 0.7)
 """A network counts as halfway if its exact match lies within."""
 APART = 0.1
 """Of a digit's difference: a head that brings more, in any column, is one of digits."""
+
+_claim = partial(claim_of_networks, of=(REVERSED,), within=(0.0, np.inf))
 
 
 def judge(found: Sequence[Anatomy]) -> list[Claim]:
@@ -38,33 +41,6 @@ def judge(found: Sequence[Anatomy]) -> list[Claim]:
         order_of_digits_matters(found),
         generalises_to_more_digits(found),
     ]
-
-
-def _claim(
-    id: str,
-    statement: str,
-    found: Sequence[Anatomy],
-    measure: Measure,
-    *,
-    of: Sequence[str] = (REVERSED,),
-    control_kind: str = "",
-    source: str = "ours",
-    within: tuple[float, float] = (0.0, float("inf")),
-) -> Claim:
-    """Of seeds in which the networks concerned learned; with none named, of all."""
-    return claim_over_seeds(
-        id, statement, found, measure, within=within, control_kind=control_kind, source=source,
-        learned=lambda one: _learned(one, of),
-    )  # fmt: skip
-
-
-def _learned(one: Anatomy, of: Sequence[str]) -> bool:
-    return all(one.networks[name].gate.learned for name in of)
-
-
-def _told(found: Sequence[Anatomy], tell: Callable[[Anatomy], str], of: Sequence[str] = (REVERSED,)) -> str:
-    """What there is to say of each seed in which the networks concerned learned."""
-    return "; ".join(tell(one) for one in found if _learned(one, of)) or "none"
 
 
 def adds(found: Sequence[Anatomy]) -> Claim:
@@ -127,7 +103,7 @@ def few_critical_heads(found: Sequence[Anatomy]) -> Claim:
             "control": int((lost >= LOST).sum()),
         }  # fmt: skip
 
-    named = _told(found, lambda one: ", ".join(one.heads.critical) or "none")
+    named = told(found, lambda one: ", ".join(one.heads.critical) or "none", (REVERSED,))
     return _claim(
         "few_critical_heads",
         f"At most a third of the heads, and at least one, are critical: mean ablation of one costs "
@@ -165,7 +141,7 @@ def single_head_redundancy_misleads(found: Sequence[Anatomy]) -> Claim:
             "control": added,
         }  # fmt: skip
 
-    counts = _told(found, lambda one: str(len(one.heads.redundant)))
+    counts = told(found, lambda one: str(len(one.heads.redundant)), (REVERSED,))
     return _claim(
         "single_head_redundancy_misleads",
         f"Without all heads that cost less than {KEPT:.0%} each ({counts} by seed) exact match falls by at "
@@ -200,8 +176,10 @@ def carry_has_its_own_heads(found: Sequence[Anatomy]) -> Claim:
             "holds": value >= 0.3 and float(np.abs(digits).max()) <= 2 * APART,
         }  # fmt: skip
 
-    named = _told(
-        found, lambda one: f"{own(one)}, digit {mean(one, 'digit'):.2f}" if own(one) else "no such head"
+    named = told(
+        found,
+        lambda one: f"{own(one)}, digit {mean(one, 'digit'):.2f}" if own(one) else "no such head",
+        (REVERSED,),
     )
     return _claim(
         "carry_has_its_own_heads",
@@ -277,7 +255,7 @@ def long_cascades_are_hard(found: Sequence[Anatomy]) -> Claim:
         "long_cascades_are_hard",
         "Trained on evenly drawn problems, a network that has about half of them right has those whose carry "
         "runs over one column right more often, by at least .1, than over all (by columns, none first: "
-        f"{_told(found, tell, (UNENRICHED,))})",
+        f"{told(found, tell, (UNENRICHED,))})",
         found, measure, of=(UNENRICHED,), within=(-1.0, 1.0),
         control_kind="the network trained on many sums of nine", source=QUIRKE,
     )  # fmt: skip
@@ -303,8 +281,8 @@ def order_of_digits_matters(found: Sequence[Anatomy]) -> Claim:
         "order_of_digits_matters",
         "Most significant digit first takes at least 1.2 times the steps to 99 % of problems right, and as "
         f"much more than a network with room for one digit more, since carries must be foreseen, though its "
-        f"rate falls half as fast (by seed {_told(found, tell, both)}, measured every 50; at the end "
-        f"{_told(found, lambda one: f'{one.greedy[PLAIN]:.4f}', both)} are right)",
+        f"rate falls half as fast (by seed {told(found, tell, both)}, measured every 50; at the end "
+        f"{told(found, lambda one: f'{one.greedy[PLAIN]:.4f}', both)} are right)",
         found, measure, of=both, control_kind="the same order, room for one digit more", source=QUIRKE,
     )  # fmt: skip
 
@@ -321,7 +299,7 @@ def generalises_to_more_digits(found: Sequence[Anatomy]) -> Claim:
     def forced(one: Anatomy) -> str:
         return f"{float(one.results['more_digits'].values.isel(problems=1)[1]):.2f}"
 
-    shares = _told(found, forced, (ROOMY,))
+    shares = told(found, forced, (ROOMY,))
     return _claim(
         "generalises_to_more_digits",
         f"A network with room for {found[0].task.n_digits + 1} digits, trained on {found[0].task.n_digits}, "

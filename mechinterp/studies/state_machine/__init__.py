@@ -18,7 +18,7 @@ from pathlib import Path
 from mechinterp.result import Claim
 from mechinterp.runs import Run
 from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, seeds_of, silent
-from mechinterp.studies.networks import seed_findings
+from mechinterp.studies.networks import every_seed
 from mechinterp.studies.state_machine.anatomy import Anatomy, dashboard, training_so_far
 from mechinterp.studies.state_machine.claims import judge, share_of_ceiling
 from mechinterp.studies.state_machine.networks import KINDS, ONE_CODE, SHARED
@@ -122,13 +122,8 @@ def study(config: StateMachineStudy, out: str | Path, watch: Watch = silent) -> 
             kind.posed(task)  # what cannot be is refused before work starts
     run = Run.create(out, {"kind": "study", "study": "state-machine", **asdict(config)})
     take_apart = partial(Anatomy.of, n=100) if config.fast else Anatomy.of
-    found = [
-        seed_findings(
-            each, KINDS, take_apart, run.path / f"seed_{each.seed}", watch,
-            share=lambda _: 0.25 if config.fast else 1.0, fast=config.fast,
-        )
-        for each in tasks
-    ]  # fmt: skip
+    share = 0.25 if config.fast else 1.0
+    found = every_seed(tasks, KINDS, take_apart, run.path, watch, fast=config.fast, share=share)
     table = judge(found)
     shares = [share_of_ceiling(one, SHARED) for one in found]
     job = found[0].networks[ONE_CODE].job

@@ -11,12 +11,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from mechinterp.analysis.codes import code_alignment
+from mechinterp.analysis.codes import MEASURES, Codes, code_alignment
 from mechinterp.analysis.probes import Simplex, probe
 from mechinterp.analysis.steering import code_steering
-from mechinterp.hooks import run_with_cache
 from mechinterp.result import Result
-from mechinterp.studies.networks import Trained, network_scores, score_curves
+from mechinterp.studies.networks import Trained, network_scores, score_curves, stream_hooks, streams
 from mechinterp.studies.state_machine.networks import COLD, MESS3, ONE_CODE, PUBLISHED, SHARED, SOFT, WARM
 from mechinterp.tasks.base import Batch
 from mechinterp.tasks.state_machine import StateMachine
@@ -71,11 +70,8 @@ class Anatomy:
             }
             for model in (lambda one: one.model, lambda one: one.untrained)
         )
-        found = {name: aligned(networks[of], "test", n, name) for name, of in ALIGNED.items()}
-        chosen = {
-            name: str(aligned(networks[of], "val", n, name, permutations=1).provenance["best"])
-            for name, of in ALIGNED.items()
-        }
+        found = {name: aligned(networks[of], n, name) for name, of in ALIGNED.items()}
+        chosen = {name: chosen_site(networks[of], n) for name, of in ALIGNED.items()}
         results = [
             machine(networks[SHARED].task),
             of_ceiling(score_curves(networks, units="share of the ceiling"), networks),
@@ -113,14 +109,22 @@ def known(batch: Batch) -> Tensor:
     return batch.variables["belief"].amax(-1) >= SURE
 
 
-def aligned(one: Trained, split: str, n: int, name: str, permutations: int = 100) -> Result:
+def chosen_site(one: Trained, n: int) -> str:
+    """The site whose codes agree best with states on validation sequences."""
+    batch = one.task.dataset("val")[slice(0, n)]
+    at = known(batch)
+    agreement = Codes.of(one.model, batch.inputs, at).agreement(batch.variables["state"][at].numpy())
+    return max(agreement, key=lambda site: agreement[site][MEASURES.index("ami")])
+
+
+def aligned(one: Trained, n: int, name: str) -> Result:
     """Codes beside states, at tokens after which the state can be known."""
-    batch = one.task.dataset(split)[slice(0, n)]
+    batch = one.task.dataset("test")[slice(0, n)]
     found = code_alignment(
         one.model, batch.inputs, batch.variables["state"], where=known(batch), untrained=one.untrained,
-        permutations=permutations, gate=one.gate,
+        gate=one.gate,
     )  # fmt: skip
-    own = {"split": split, "network": one.name}
+    own = {"split": "test", "network": one.name}
     return replace(found, name=name, provenance={**found.provenance, **own})
 
 
@@ -232,17 +236,13 @@ def by_position(one: Trained) -> Result:
     )  # fmt: skip
 
 
-@torch.no_grad()
 def beliefs(one: Trained, n: int) -> Result:
     """Beliefs as points of the simplex, read off the stream after each layer, at all positions together; and
     off the last ``WINDOW`` tokens, from which much of them follows."""
     batch = one.task.dataset("test")[slice(0, n)]
-    hooks = ["hook_embed", *(f"blocks.{layer}.hook_resid_post" for layer in range(len(one.model.blocks)))]
+    hooks = ["hook_embed", *stream_hooks(one.model)]
     window = {f"last {WINDOW} tokens": last_tokens(batch.inputs, one.task.d_vocab)}
-    caches = [
-        dict(run_with_cache(model, batch.inputs, names=hooks)[1].items()) | window
-        for model in (one.model, one.untrained)
-    ]
+    caches = [streams(model, batch, hooks) | window for model in (one.model, one.untrained)]
     return probe(
         caches[0],
         batch.variables["belief"],

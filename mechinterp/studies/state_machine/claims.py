@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mechinterp.result import Claim
-from mechinterp.studies.base import Measure, claim_over_seeds
+from mechinterp.studies.networks import claim_of_networks, told
 from mechinterp.studies.state_machine.anatomy import WINDOW, Anatomy
 from mechinterp.studies.state_machine.networks import (
     COLD,
@@ -22,6 +23,7 @@ from mechinterp.studies.state_machine.networks import (
     WARM,
 )
 
+_claim = partial(claim_of_networks, within=(0.0, 1.0))
 TAMKIN = "Tamkin et al. (2024)"
 SHAI = "Shai et al. (2024)"
 SHUFFLED = "states of other sequences"
@@ -40,30 +42,6 @@ def judge(found: Sequence[Anatomy]) -> list[Claim]:
         tracks_hidden_state_when_ambiguous(found),
         belief_geometry(found),
     ]
-
-
-def _claim(
-    id: str,
-    statement: str,
-    found: Sequence[Anatomy],
-    measure: Measure,
-    *,
-    of: Sequence[str],
-    control_kind: str,
-    source: str = "ours",
-    within: tuple[float, float] = (0.0, 1.0),
-) -> Claim:
-    """Of seeds in which some networks learned; with none named, of all."""
-    return claim_over_seeds(
-        id, statement, found, measure, within=within, control_kind=control_kind, source=source,
-        learned=lambda one: all(one.networks[name].gate.learned for name in of),
-    )  # fmt: skip
-
-
-def _by_seed(found: Sequence[Anatomy], of: Sequence[str], said: Callable[[Anatomy], str]) -> str:
-    """What is said of each seed whose networks learned."""
-    learned = [one for one in found if all(one.networks[name].gate.learned for name in of)]
-    return "; ".join(map(said, learned)) or "none"
 
 
 def share_of_ceiling(one: Anatomy, network: str, scores: Mapping[str, float] | None = None) -> float:
@@ -95,7 +73,7 @@ def predicts_at_ceiling(found: Sequence[Anatomy]) -> Claim:
         f"Where every state has tokens of its own, so that the state is the last token and at best "
         f"{found[0].task.ceiling:.3g} of next tokens can be known, networks with codebooks reach at least 99 "
         f"% of that (with 4 codes, as published, by seed {four})",
-        found, measure, of=(), control_kind="untrained network",
+        found, measure, control_kind="untrained network",
     )  # fmt: skip
 
 
@@ -112,7 +90,7 @@ def codes_align_with_states(found: Sequence[Anatomy]) -> Claim:
             "holds": value >= 0.95,
         }  # fmt: skip
 
-    sites = _by_seed(found, [ONE_CODE], lambda one: one.chosen["code_alignment"])
+    sites = told(found, lambda one: one.chosen["code_alignment"], (ONE_CODE,))
     return _claim(
         "codes_align_with_states",
         "With one code at a time and tokens of their own, codes become states: adjusted mutual information "
@@ -136,7 +114,7 @@ def alignment_beats_null(found: Sequence[Anatomy]) -> Claim:
     def said(one: Anatomy) -> str:
         return f"{at_chosen(one, name, 'purity', 'null_high'):.2f} and {at_chosen(one, name, 'ami'):.2f}"
 
-    seen = _by_seed(found, [PUBLISHED], said)
+    seen = told(found, said, (PUBLISHED,))
     return _claim(
         "alignment_beats_null",
         "With four codes at a time, as published, purity is above 95 % of random orders of the states, and "
@@ -173,7 +151,7 @@ def annealing_helps(found: Sequence[Anatomy]) -> Claim:
         "states, by at least .02 of adjusted mutual information, than those of networks whose softmaxes do "
         "not, or whose codes are hard from the start (annealed, not annealed, hard, each with its share of "
         f"the ceiling, by seed: {seen})",
-        found, measure, of=(), within=(-1.0, 1.0), control_kind="gain over the untrained network",
+        found, measure, within=(-1.0, 1.0), control_kind="gain over the untrained network",
     )  # fmt: skip
 
 
@@ -199,7 +177,7 @@ def codes_cause_the_prediction(found: Sequence[Anatomy]) -> Claim:
             f"{x:.2f}" for x in (success(one, names[0], "random"), success(one, names[1], "codes"), *single)
         )
 
-    seen = _by_seed(found, (SHARED, ONE_CODE), said)
+    seen = told(found, said, (SHARED, ONE_CODE))
     return _claim(
         "codes_cause_the_prediction",
         "With shared tokens, once the codes of another state are active at all sites of the last token, the "
@@ -254,7 +232,7 @@ def tracks_hidden_state_when_ambiguous(found: Sequence[Anatomy]) -> Claim:
         "predicts at least 98 % of what the best predictor does, and at a site chosen on other sequences the "
         "code has adjusted mutual information of at least .9 with the state once that is known (by seed "
         f"{aligned})",
-        found, measure, of=(), control_kind="best predictor from the last token",
+        found, measure, control_kind="best predictor from the last token",
     )  # fmt: skip
 
 
@@ -278,7 +256,7 @@ def belief_geometry(found: Sequence[Anatomy]) -> Claim:
         last = f"blocks.{len(one.networks[MESS3].model.blocks) - 1}.hook_resid_post"
         return f"{read(one, 'hook_embed'):.3f} and {read(one, last, 'untrained'):.3f}"
 
-    seen = _by_seed(found, [MESS3], said)
+    seen = told(found, said, (MESS3,))
     return _claim(
         "belief_geometry",
         "Where the state stays uncertain (mess3), beliefs are read linearly off the stream after the last "

@@ -16,7 +16,7 @@ from pathlib import Path
 from mechinterp.result import Claim
 from mechinterp.runs import Run
 from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, seeds_of, silent
-from mechinterp.studies.networks import seed_findings
+from mechinterp.studies.networks import every_seed
 from mechinterp.studies.text_arithmetic.anatomy import Anatomy
 from mechinterp.studies.text_arithmetic.claims import judge
 from mechinterp.studies.text_arithmetic.networks import KINDS, RESIDUE, SUM
@@ -144,13 +144,8 @@ def study(config: TextArithmeticStudy, out: str | Path, watch: Watch = silent) -
     tasks = [replace(task, seed=seed) for seed in seeds]
     run = Run.create(out, {"kind": "study", "study": "text-arithmetic", **asdict(config)})
     take_apart = partial(Anatomy.of, n=3000) if config.fast else Anatomy.of
-    found = [
-        seed_findings(
-            each, KINDS, take_apart, run.path / f"seed_{each.seed}", watch,
-            share=lambda _: 0.25 if config.fast else 1.0, fast=config.fast,
-        )
-        for each in tasks
-    ]  # fmt: skip
+    share = 0.25 if config.fast else 1.0
+    found = every_seed(tasks, KINDS, take_apart, run.path, watch, fast=config.fast, share=share)
     scale = None if config.fast else grid(config.grid, run.path / "grid", watch=watch)
     table = judge(found, scale)
     results = {**found[0].results, **({} if scale is None else {scale.name: scale})}

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from mechinterp.analysis.probes import Fourier, probe
 from mechinterp.result import Result
-from mechinterp.studies.networks import Trained, network_scores, score_curves
+from mechinterp.studies.networks import Trained, network_scores, score_curves, stream_hooks, streams
 from mechinterp.studies.text_arithmetic.networks import PUBLISHED, RESIDUE, SUM
 from mechinterp.studies.text_arithmetic.residues import residues
-from mechinterp.studies.text_arithmetic.sums import streams, sums
+from mechinterp.studies.text_arithmetic.sums import sums
 from mechinterp.tasks.text_arithmetic import TextModular
 
 
@@ -86,7 +86,7 @@ def published(one: Trained, n: int) -> Result:
     """The published search for residues on circles, in the network of the published recipe: refused by the
     gate, whatever it finds."""
     batch = one.task.dataset("test")[slice(0, n)]
-    hooks = [f"blocks.{layer}.hook_resid_post" for layer in range(len(one.model.blocks))]
+    hooks = stream_hooks(one.model)
     assert isinstance(batch.read, Tensor)
     at = batch.read[..., None]
     caches = [

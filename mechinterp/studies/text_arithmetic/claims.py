@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mechinterp.analysis.statistics import seeds_interval
 from mechinterp.result import Claim, Result, verdict
-from mechinterp.studies.base import Measure, claim_over_seeds
+from mechinterp.studies.networks import claim_of_networks, told
 from mechinterp.studies.text_arithmetic.anatomy import Anatomy
 from mechinterp.studies.text_arithmetic.networks import NUMBER, PUBLISHED, RESIDUE, SUM
 from mechinterp.studies.text_arithmetic.waves import WAVES
@@ -19,6 +20,7 @@ NANDA = "Nanda et al. (2023), on circles in modular addition"
 PUBLISHED_RMSE = 29.5
 """Of the published network, in units of the sum of numbers to 999."""
 MLP_READER = "MLP, 256"
+_claim = partial(claim_of_networks, within=(-np.inf, 1.0))
 
 
 def judge(found: Sequence[Anatomy], scale: Result | None) -> list[Claim]:
@@ -35,29 +37,6 @@ def judge(found: Sequence[Anatomy], scale: Result | None) -> list[Claim]:
         nonlinear_adds_over_linear(found),
         scale_trend(scale),
     ]
-
-
-def _claim(
-    id: str,
-    statement: str,
-    found: Sequence[Anatomy],
-    measure: Measure,
-    *,
-    of: str | None,
-    control_kind: str,
-    source: str = "ours",
-    within: tuple[float, float] = (-np.inf, 1.0),
-) -> Claim:
-    """Of seeds in which a network learned; with none named, of all."""
-    return claim_over_seeds(
-        id, statement, found, measure, within=within, control_kind=control_kind, source=source,
-        learned=lambda one: of is None or one.networks[of].gate.learned,
-    )  # fmt: skip
-
-
-def _by_seed(found: Sequence[Anatomy], of: str, said: Callable[[Anatomy], str]) -> str:
-    """What is said of each seed whose network learned."""
-    return "; ".join(said(one) for one in found if one.networks[of].gate.learned) or "none"
 
 
 def sum_learned(found: Sequence[Anatomy]) -> Claim:
@@ -77,7 +56,7 @@ def sum_learned(found: Sequence[Anatomy]) -> Claim:
         f"The network answers sums of numbers in text with R² of at least .9999, and errors of at most "
         f"{allowed:.3g}, a tenth of the published {PUBLISHED_RMSE} on numbers to 999 (root mean square by "
         f"seed {errors})",
-        found, measure, of=None, control_kind="untrained network",
+        found, measure, control_kind="untrained network",
     )  # fmt: skip
 
 
@@ -100,13 +79,13 @@ def sum_linearly_readable(found: Sequence[Anatomy]) -> Claim:
             "holds": value >= 0.998 and 1 - value <= (1 - others) / 10,
         }  # fmt: skip
 
-    said = _by_seed(found, SUM, lambda one: f"{last(one, 'untrained'):.3f} and {raw(one):.3f}")
+    said = told(found, lambda one: f"{last(one, 'untrained'):.3f} and {raw(one):.3f}", (SUM,))
     return _claim(
         "sum_linearly_readable",
         "At the last character, after the last layer, a ridge probe reads the sum of held-out problems with "
         "R² of at least .998, and misses less than a tenth of what probes of the untrained network and of "
         f"the characters themselves miss (R² by seed {said})",
-        found, measure, of=SUM, control_kind="shuffled labels",
+        found, measure, of=(SUM,), control_kind="shuffled labels",
     )  # fmt: skip
 
 
@@ -137,8 +116,8 @@ def sum_direction_causes(found: Sequence[Anatomy]) -> Claim:
         "Without the sum's direction at the last character after the first layer, from where the network "
         "could look again, R² of its own answers falls to at most .5; without that of the numbers' "
         "difference it stays at .9 or more (without random ones, and without the sum's after the last layer, "
-        f"which a linear readout leaves no choice, by seed {_by_seed(found, SUM, said)})",
-        found, measure, of=SUM, control_kind="LEACE of the difference x - y", source=LEACE,
+        f"which a linear readout leaves no choice, by seed {told(found, said, (SUM,))})",
+        found, measure, of=(SUM,), control_kind="LEACE of the difference x - y", source=LEACE,
     )  # fmt: skip
 
 
@@ -157,7 +136,7 @@ def leace_removes_more_than_one_direction(found: Sequence[Anatomy]) -> Claim:
         "leace_removes_more_than_one_direction",
         "After LEACE a fresh linear probe reads the sum with R² of at most .01; with the probe's own "
         "direction projected out it still reads at least .5",
-        found, measure, of=SUM, control_kind="the probe's direction projected out", source=LEACE,
+        found, measure, of=(SUM,), control_kind="the probe's direction projected out", source=LEACE,
     )  # fmt: skip
 
 
@@ -180,7 +159,7 @@ def published_modk_unlearned(found: Sequence[Anatomy]) -> Claim:
         f"is below .05 too ({scores} by seed), and the gate marks what probes find there as untested. The "
         f"control answers by one number as well, but is in all else the network that answers classes "
         f"({steps[1]} steps)",
-        found, measure, of=None, within=(0.0, 1.0), control_kind="our recipe, the same readout",
+        found, measure, within=(0.0, 1.0), control_kind="our recipe, the same readout",
         source="the published notebook's validation error is the variance of its targets",
     )  # fmt: skip
 
@@ -198,7 +177,7 @@ def residue_learned(found: Sequence[Anatomy]) -> Claim:
     return _claim(
         "residue_learned",
         f"As classes, at least 99 % of residues mod {found[0].task.k} of held-out problems are right",
-        found, measure, of=None, within=(0.0, 1.0), control_kind="untrained network",
+        found, measure, within=(0.0, 1.0), control_kind="untrained network",
     )  # fmt: skip
 
 
@@ -219,13 +198,14 @@ def residue_is_circular(found: Sequence[Anatomy]) -> Claim:
             "holds": value >= 0.9 and best(one, result.extra["untrained"]) < 0.5,
         }  # fmt: skip
 
+    seen = told(found, lambda one: ", ".join(map(str, chosen(one))), (RESIDUE,))
     return _claim(
         "residue_is_circular",
         "At the last character, after the last layer, residues lie on circles that are read off residues "
         "never seen by the probe: mean R² of three frequencies, chosen on other problems "
-        f"({_by_seed(found, RESIDUE, lambda one: ', '.join(map(str, chosen(one))))}, by seed), of at least "
+        f"({seen}, by seed), of at least "
         ".9, and below .5 in the untrained network",
-        found, measure, of=RESIDUE, control_kind="shuffled labels, the same frequencies", source=NANDA,
+        found, measure, of=(RESIDUE,), control_kind="shuffled labels, the same frequencies", source=NANDA,
     )  # fmt: skip
 
 
@@ -252,8 +232,8 @@ def residue_directions_cause(found: Sequence[Anatomy]) -> Claim:
         "layer, from where the network could look again, at most half of the residues are right, and at "
         f"least 30 points fewer than without as many random dimensions (after the last layer, before a "
         f"linear readout, without {WAVES} circles, and without as many random dimensions, by seed "
-        f"{_by_seed(found, RESIDUE, said)})",
-        found, measure, of=RESIDUE, within=(0.0, 1.0), control_kind="random erasers of the same rank",
+        f"{told(found, said, (RESIDUE,))})",
+        found, measure, of=(RESIDUE,), within=(0.0, 1.0), control_kind="random erasers of the same rank",
         source=LEACE,
     )  # fmt: skip
 
@@ -282,8 +262,8 @@ def nonlinear_adds_over_linear(found: Sequence[Anatomy]) -> Claim:
         f"After the first layer an MLP (of {MLP_READER.split()[-1]}) reads the residue at the last character "
         "right at least 10 points more often than a linear classifier, and by 10 points more than there "
         "before training (there, and from the characters themselves, by seed "
-        f"{_by_seed(found, RESIDUE, said)})",
-        found, measure, of=RESIDUE, within=(-1.0, 1.0), control_kind="the same gain, shuffled labels",
+        f"{told(found, said, (RESIDUE,))})",
+        found, measure, of=(RESIDUE,), within=(-1.0, 1.0), control_kind="the same gain, shuffled labels",
     )  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from mechinterp.analysis.metrics import all_right
 from mechinterp.analysis.probes import MLP, Fourier, Logistic, MLPRegression, Periods, Probe, Ridge, probe
 from mechinterp.hooks import Site
 from mechinterp.result import Result
-from mechinterp.studies.networks import Trained
-from mechinterp.studies.text_arithmetic.sums import PERIODS, streams
+from mechinterp.studies.networks import Trained, stream_hooks, streams
+from mechinterp.studies.text_arithmetic.sums import PERIODS
 from mechinterp.studies.text_arithmetic.waves import WAVES, circle
 from mechinterp.tasks.base import Batch
 
@@ -38,7 +38,7 @@ READERS: Mapping[str, Probe] = {
 def residues(one: Trained, n: int) -> list[Result]:
     """Everything that is asked of the network that answers residues."""
     batch, others = one.task.dataset("test")[slice(0, n)], one.task.dataset("val")
-    layers = [f"blocks.{layer}.hook_resid_post" for layer in range(len(one.model.blocks))]
+    layers = stream_hooks(one.model)
     cache, before, chosen_on = (
         {name: x[:, -1:] for name, x in streams(model, some, layers).items()}
         for model, some in ((one.model, batch), (one.untrained, batch), (one.model, others))

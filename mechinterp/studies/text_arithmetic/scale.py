@@ -17,11 +17,11 @@ from torch import Tensor
 from mechinterp.analysis.erasure import decodability, leace
 from mechinterp.analysis.probes import probe
 from mechinterp.analysis.statistics import seeds_interval
-from mechinterp.hooks import run_with_cache
 from mechinterp.models.factories import text_arithmetic
 from mechinterp.result import Result
 from mechinterp.runs import Run
 from mechinterp.studies.base import Watch, silent, train
+from mechinterp.studies.networks import stream_hooks, streams
 from mechinterp.studies.sweeps import Told, sweep
 from mechinterp.tasks.text_arithmetic import TextSum
 from mechinterp.training.recipes import TEXT_ARITHMETIC
@@ -144,13 +144,12 @@ def measures(model: Any, untrained: Any, task: TextSum) -> dict[str, float]:
     """A network's numbers, by ``MEASURES``, on held-out problems."""
     batch = task.dataset("test")
     outputs, before = (task.answers(one, batch) for one in (model, untrained))
-    last = len(model.blocks) - 1
-    hooks = [f"blocks.{layer}.hook_resid_post" for layer in (last, 0)]
-    _, cache = run_with_cache(model, batch.inputs, names=hooks, attention_mask=batch.mask)
-    streams = [cache[hook][:, -1].double() for hook in hooks]
+    hooks = stream_hooks(model)
+    cache = streams(model, batch, hooks)
+    at_last, at_first = (cache[hook][:, -1].double() for hook in (hooks[-1], hooks[0]))
     total = batch.variables["sum"].double()
     half = len(total) // 2
-    eraser = leace(streams[0][:half], total[:half])
+    eraser = leace(at_last[:half], total[:half])
 
     def read(x: Tensor) -> float:
         return float(probe(x[:, None], total, shuffles=1, permutations=0).values.squeeze())
@@ -158,8 +157,9 @@ def measures(model: Any, untrained: Any, task: TextSum) -> dict[str, float]:
     values = (
         task.measures(outputs, batch)["rmse"],
         task.score(outputs, batch),
-        *(read(x) for x in streams),
-        decodability(eraser(streams[0][half:]), total[half:]),
+        read(at_last),
+        read(at_first),
+        decodability(eraser(at_last[half:]), total[half:]),
         task.measures(before, batch)["rmse"],
     )
     return dict(zip(MEASURES, values))

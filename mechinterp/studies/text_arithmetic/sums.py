@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mechinterp.analysis.ablation import ablation
 from mechinterp.analysis.attention import attention_entropy
 from mechinterp.analysis.erasure import erasure_curve, erasure_effect
 from mechinterp.analysis.probes import Periods, probe
-from mechinterp.hooks import Site, run_with_cache
+from mechinterp.hooks import Site
 from mechinterp.result import Result
-from mechinterp.studies.networks import Trained
+from mechinterp.studies.networks import Trained, stream_hooks, streams
 from mechinterp.studies.text_arithmetic.waves import WAVES, circle
 from mechinterp.tasks.base import Batch
 
@@ -72,7 +71,7 @@ def sums(one: Trained, n: int) -> list[Result]:
 
 def readable(one: Trained, batch: Batch, total: Tensor) -> list[Result]:
     """The sum by layer and position, and the sum on circles of small periods at the last character."""
-    hooks = ["hook_embed", *(f"blocks.{layer}.hook_resid_post" for layer in range(len(one.model.blocks)))]
+    hooks = ["hook_embed", *stream_hooks(one.model)]
     caches = [streams(model, batch, hooks) for model in (one.model, one.untrained)]
     enough = None
     if batch.mask is not None:
@@ -85,9 +84,3 @@ def readable(one: Trained, batch: Batch, total: Tensor) -> list[Result]:
     last = [{hook: x[:, -1:] for hook, x in cache.items()} for cache in caches]
     periods = probe(last[0], total, Periods(periods=PERIODS), untrained=last[1], gate=one.gate)
     return [replace(by_place, name="sum_map"), replace(periods, name="sum_periods")]
-
-
-@torch.no_grad()
-def streams(model: Any, batch: Batch, hooks: list[str]) -> dict[str, Tensor]:
-    """What a network has at some hooks."""
-    return dict(run_with_cache(model, batch.inputs, names=hooks, attention_mask=batch.mask)[1].items())

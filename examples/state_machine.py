@@ -7,16 +7,16 @@ from mechinterp import fit, models, tasks
 from mechinterp.analysis.codes import code_alignment
 from mechinterp.analysis.gates import Gate
 from mechinterp.analysis.steering import code_steering
-from mechinterp.training.codebooks import Anneal, CodebookPenalty
+from mechinterp.training.codebooks import CodebookPenalty
 from mechinterp.training.recipes import STATE_MACHINE
 
 
 def main(steps: int = 300, length: int = 16, n: int = 400) -> None:
-    """Train with a falling temperature, compare codes with states, and put other states' codes in."""
+    """Train at a low temperature, compare codes with states, and put other states' codes in."""
     task = tasks.StateMachine(emission="shared", length=int(length), n_test=int(n))
     model, before = (models.state_machine(task).eval() for _ in range(2))
     recipe = replace(STATE_MACHINE["fast"], steps=int(steps))
-    fit(model, task, recipe, callbacks=[Anneal(end=0.1)], penalty=CodebookPenalty())
+    fit(model, task, recipe, penalty=CodebookPenalty())
     gate, batch = Gate.of(model.eval(), task), task.dataset("test")
     print(gate, f"ceiling {task.ceiling:.4f}", task.measures(task.answers(model, batch), batch))
     known = batch.variables["belief"].amax(-1) > 0.999

@@ -79,8 +79,16 @@ def _fit_into(out: Path, task: Any, model: Any, recipe: Any) -> int:
     checkpoint = import_module("mechinterp.training.checkpoint")
     parts = {"task": task.to_json(), "model": model.cfg.to_json(), "recipe": recipe.to_json()}
     run = runs.Run.create(out, {"kind": "train", **parts})
+    books = import_module("mechinterp.training.codebooks") if model.cfg.codebook_size else None
     with watch("train") as line:
-        job = training.fit(model, task, recipe, folder=run.path, callbacks=[line])
+        job = training.fit(
+            model,
+            task,
+            recipe,
+            folder=run.path,
+            callbacks=[line, books.TrackCodes()] if books else [line],
+            penalty=books.CodebookPenalty() if books else None,
+        )
     if job.stopped == "interrupted":
         raise KeyboardInterrupt
     history = job.history

@@ -170,7 +170,7 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "code_alignment_shared": code_state_map,
     "code_alignment_soft": code_state_map,
     "code_alignment_warm": code_state_map,
-    "code_alignment_cold": code_state_map,
+    "code_alignment_annealed": code_state_map,
     "code_steering": steering_maps,
     "code_steering_shared": steering_maps,
     "score_by_position": position_lines,

@@ -191,6 +191,9 @@ def text_arithmetic(task: TextArithmetic, decoder_only: bool = False, **changes:
 def state_machine(task: StateMachine, codebooks: bool = True, **changes: Any) -> HookedTransformer:
     """Three causal layers that predict the next token, with a codebook of 32 behind every sublayer.
 
+    The temperature is low from the start: with one code at a time, codes then align better with states than
+    where it falls (``mechinterp study state-machine``).
+
     Args:
         task: gives the vocabulary and the length.
         codebooks: without them the network is the same but for these.
@@ -207,6 +210,7 @@ def state_machine(task: StateMachine, codebooks: bool = True, **changes: Any) ->
         "n_ctx": task.length,
         "d_vocab": task.d_vocab,
         "codebook_size": 32,
+        "codebook_temperature": 0.1,
     } | changes
     fields["codebook_size"] *= codebooks
     return HookedTransformer(TransformerConfig(**_shared(fields)))

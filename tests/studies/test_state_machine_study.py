@@ -18,7 +18,7 @@ CLAIMS = {
 RESULTS = {
     "state_machine", "network_scores", "score_curves", "score_by_position", "codebook_training",
     "codebook_training_published", "code_alignment", "code_alignment_published", "code_alignment_shared",
-    "code_alignment_soft", "code_alignment_warm", "code_alignment_cold", "code_steering",
+    "code_alignment_soft", "code_alignment_warm", "code_alignment_annealed", "code_steering",
     "code_steering_shared", "simplex_probe",
 }  # fmt: skip
 

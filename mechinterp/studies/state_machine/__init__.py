@@ -43,8 +43,8 @@ PLAN = (
         "At tokens after which the state can be known. Purity is high by chance where codes are many; it "
         "stands beside measures that are not.",
         (
-            "code_alignment", "code_alignment_published", "code_alignment_shared", "code_alignment_soft",
-            "code_alignment_warm", "code_alignment_cold",
+            "code_alignment", "code_alignment_published", "code_alignment_shared",
+            "code_alignment_annealed", "code_alignment_soft", "code_alignment_warm",
         ),
     ),
     (

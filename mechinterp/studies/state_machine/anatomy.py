@@ -16,7 +16,7 @@ from mechinterp.analysis.probes import Simplex, probe
 from mechinterp.analysis.steering import code_steering
 from mechinterp.result import Result
 from mechinterp.studies.networks import Trained, network_scores, score_curves, stream_hooks, streams
-from mechinterp.studies.state_machine.networks import COLD, MESS3, ONE_CODE, PUBLISHED, SHARED, SOFT, WARM
+from mechinterp.studies.state_machine.networks import ANNEALED, MESS3, ONE_CODE, PUBLISHED, SHARED, SOFT, WARM
 from mechinterp.tasks.base import Batch
 from mechinterp.tasks.state_machine import StateMachine
 from mechinterp.training.fit import Fit
@@ -29,9 +29,9 @@ ALIGNED = {
     "code_alignment": ONE_CODE,
     "code_alignment_published": PUBLISHED,
     "code_alignment_shared": SHARED,
+    "code_alignment_annealed": ANNEALED,
     "code_alignment_soft": SOFT,
     "code_alignment_warm": WARM,
-    "code_alignment_cold": COLD,
 }
 STEERED = {"code_steering": ONE_CODE, "code_steering_shared": SHARED}
 TRACKED = {"codebook_training": SHARED, "codebook_training_published": PUBLISHED}

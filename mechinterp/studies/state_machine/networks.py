@@ -17,16 +17,17 @@ from mechinterp.training.recipes import STATE_MACHINE
 from mechinterp.training.step import Penalty
 
 PUBLISHED, ONE_CODE, FREE = ("own tokens, 4 codes", "own tokens, 1 code", "own tokens, no codebooks")
-SHARED, SOFT, WARM, COLD, SHARED_FREE = (
+SHARED, ANNEALED, SOFT, WARM, SHARED_FREE = (
     "shared tokens, 1 code",
+    "shared tokens, 1 code, annealed",
     "shared tokens, soft, annealed",
     "shared tokens, soft, not annealed",
-    "shared tokens, hard from the start",
     "shared tokens, no codebooks",
 )
 MESS3 = "mess3, no codebooks"
 WARM_AT, COLD_AT = 1.0, 0.1
-"""Temperatures that annealing begins and ends with, of codes that are chosen."""
+"""Temperatures that annealing begins and ends with, of codes that are chosen; that where the state must be
+followed are at the lower one from the start."""
 SOFT_AT, SHARP_AT = 0.3, 0.02
 """And of softmaxes that pass: at the first, codes blend; at the second, one has nearly all the weight."""
 
@@ -81,15 +82,15 @@ KINDS = {
     ),
     ONE_CODE: MachineKind(machine=_OWN, books=_ONE, ends_at=COLD_AT),
     FREE: MachineKind(machine=_OWN),
-    SHARED: MachineKind(machine=_SHARED, books=_ONE, ends_at=COLD_AT),
+    SHARED: MachineKind(machine=_SHARED, books={"codebook_temperature": COLD_AT}),
+    ANNEALED: MachineKind(machine=_SHARED, books=_ONE, ends_at=COLD_AT),
     SOFT: MachineKind(machine=_SHARED, books=_SOFT, ends_at=SHARP_AT),
     WARM: MachineKind(machine=_SHARED, books=_SOFT),
-    COLD: MachineKind(machine=_SHARED, books={"codebook_temperature": COLD_AT}),
     SHARED_FREE: MachineKind(machine=_SHARED),
     MESS3: MachineKind(machine={"transition": "mess3", "n_states": 8, "tokens_per_state": 3}),
 }
 """By their names: a cycle of states with tokens of their own, with codebooks as published (four codes, noise,
 from temperature 2 to .5), with one code at a time, and without; the same states with shared tokens, with one
-code that passes throughout (the temperature, which falls, acts on its gradient alone), with softmaxes that
-pass in training and become sharp, or do not, with one code and a low temperature from the start, and without
-codebooks; and a machine whose state is never known for sure."""
+code that passes throughout (the temperature, which acts on its gradient alone, is low from the start, or
+falls), with softmaxes that pass in training and become sharp, or do not, and without codebooks; and a machine
+whose state is never known for sure."""

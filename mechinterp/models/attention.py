@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -165,6 +166,10 @@ class Attention(nn.Module):
                 return scores
             n_keys = scores.shape[dim] if allowed is None else allowed.sum(dim, keepdim=True).clamp_min(1)
             return scores / n_keys
+        if self.cfg.attn_log_n:
+            n_keys = torch.tensor(scores.shape[dim]) if allowed is None else allowed.sum(dim, keepdim=True)
+            sharper = n_keys.clamp_min(self.cfg.attn_log_n).log() / math.log(self.cfg.attn_log_n)
+            scores = scores * sharper.to(scores)
         pattern = scores.softmax(dim)
         if allowed is None:
             return pattern

@@ -63,6 +63,18 @@ class TransformerConfig(TransformerLensConfig):
     positional_embedding_type: Positions = "standard"
     """``"standard"`` is a learned table; rotary and ALiBi act inside attention."""
 
+    learned_positions: int = -1
+    """Rows of the learned table; positions behind the last one take its vector. -1 means ``n_ctx``."""
+
+    randomised_positions: int = 0
+    """Positions are drawn, in increasing order, from so many (Ruoss et al. 2023): anew at every run in
+    training mode, otherwise the same for every sequence of a length. 0: they are 0, 1, 2 and so on."""
+
+    attn_log_n: int = 0
+    """From so many keys on, scores are multiplied by log(keys) / log(this) before the softmax (Chiang &
+    Cholak 2022), which keeps attention as sharp as it is there; 0: never. ``hook_attn_scores`` has the
+    scores before that."""
+
     rotary_dim: int | None = None
     """How many of a head's dimensions rotate; ``None`` means all of them."""
 
@@ -204,6 +216,29 @@ class TransformerConfig(TransformerLensConfig):
                 f"an even rotary_dim of at most d_head={self.d_head}, got {self.rotary_dim}",
                 "make d_head even, or give an even rotary_dim",
             )
+        kind, rows, drawn = (
+            self.positional_embedding_type,
+            self.learned_positions,
+            self.randomised_positions,
+        )
+        _need(
+            rows == -1 or (kind == "standard" and 1 <= rows <= self.n_ctx and not drawn),
+            f"learned_positions of 1 to n_ctx={self.n_ctx} for a learned table whose positions are not "
+            f"drawn, got {rows} with {kind} and randomised_positions={drawn}",
+            "leave it at -1",
+        )
+        _need(
+            drawn == 0 or (kind in ("standard", "sinusoidal") and drawn >= self.n_ctx),
+            f"randomised_positions of at least n_ctx={self.n_ctx} for positions that are added to the "
+            f"stream, got {drawn} with {kind}",
+            "raise it, or set it to 0",
+        )
+        _need(
+            self.attn_log_n == 0 or (self.attn_log_n > 1 and self.attention == "softmax"),
+            f"attn_log_n of at least 2 for softmax attention, or 0, got {self.attn_log_n} with "
+            f"{self.attention}",
+            "set it to the longest length of training, or to 0",
+        )
         if self.positional_embedding_type == "sinusoidal":
             _need(
                 self.d_model % 2 == 0,
@@ -271,11 +306,12 @@ class EncoderDecoderConfig(TransformerConfig):
         super().__post_init__()
         for name in ("n_encoder_layers", "n_ctx_source"):
             _need(getattr(self, name) >= 1, f"{name} >= 1, got {getattr(self, name)}", f"raise {name}")
-        added = self.positional_embedding_type not in ("rotary", "alibi")
+        added = self.positional_embedding_type not in ("rotary", "alibi") and not self.randomised_positions
         _need(
             added and self.attention_dir == "causal",
-            f"positions that are added to the stream, and a causal decoder, got "
-            f"{self.positional_embedding_type} and {self.attention_dir}",
+            f"positions that are added to the stream and not drawn, and a causal decoder, got "
+            f"{self.positional_embedding_type} and {self.attention_dir}, "
+            f"randomised_positions={self.randomised_positions}",
             "take standard, sinusoidal or none",
         )
         _need(self.d_input is None, f"token ids, got d_input={self.d_input}", "leave it out")

@@ -32,6 +32,9 @@ _THEIRS = {
     "d_input": (None,),
     "codebook_size": (0,),
     "positional_embedding_type": ("standard", "rotary", "alibi"),
+    "learned_positions": (-1,),
+    "randomised_positions": (0,),
+    "attn_log_n": (0,),
 }
 """Values that TransformerLens 3's class can express, of fields where ours can more."""
 
@@ -64,8 +67,8 @@ def to_transformer_lens(model: HookedTransformer) -> Any:
 
     Raises:
         ValueError: a config that TransformerLens 3 cannot express: linear attention, dropout,
-            sinusoidal or absent positions, real inputs, the square activation, or ALiBi in both
-            directions (which it biases towards earlier keys only).
+            sinusoidal, absent, drawn or clamped positions, scores that grow with log n, real inputs, the
+            square activation, or ALiBi in both directions (which it biases towards earlier keys only).
         ImportError: the installed TransformerLens is of version 4, where the class is gone.
     """
     cfg = model.cfg

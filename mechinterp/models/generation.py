@@ -171,6 +171,10 @@ def _check(
             f"expected a network that answers the tokens it takes, got {cfg.d_vocab_out} {cfg.readout} for "
             f"{cfg.d_vocab} tokens; only such a network can read what it wrote"
         )
+    if cfg.randomised_positions:
+        raise ValueError(
+            "expected positions that stay as a sequence grows, got drawn ones; run the network on each length"
+        )
     if getattr(cfg, "attention_dir", "causal") != "causal":
         raise ValueError("expected a causal network, got a bidirectional one; it cannot write on")
     room = cfg.n_ctx - prompt.shape[1] + getattr(cfg, "n_ctx_source", 0)

@@ -2,7 +2,8 @@
 
 Learned and sinusoidal positions (Vaswani et al. 2017) add a vector to the stream. Rotary
 positions (Su et al. 2021) turn queries and keys; ALiBi (Press et al. 2022) lowers a score by
-the distance.
+the distance. Drawn positions (Ruoss et al. 2023) keep the order, not the distance, so that a short
+sequence is seen at the positions of long ones.
 """
 
 from __future__ import annotations
@@ -25,15 +26,21 @@ def sinusoidal_table(n_ctx: int, d_model: int) -> Float[Tensor, "n_ctx d_model"]
 
 
 class PosEmbed(nn.Module):
-    """The table of position vectors: trained (``"standard"``) or fixed (``"sinusoidal"``)."""
+    """The table of position vectors: trained (``"standard"``) or fixed (``"sinusoidal"``).
+
+    A sequence takes its rows in order, all of them behind the last one that last one; or, with
+    ``randomised_positions``, rows that are drawn.
+    """
 
     def __init__(self, cfg: TransformerConfig) -> None:
         super().__init__()
         self.cfg = cfg
+        rows = cfg.randomised_positions or cfg.n_ctx
         if cfg.positional_embedding_type == "standard":
-            self.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model))
+            rows = cfg.learned_positions if cfg.learned_positions != -1 else rows
+            self.W_pos = nn.Parameter(torch.empty(rows, cfg.d_model))
         else:
-            table = sinusoidal_table(cfg.n_ctx, cfg.d_model)
+            table = sinusoidal_table(rows, cfg.d_model)
             self.register_buffer("W_pos", table, persistent=False)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -42,8 +49,15 @@ class PosEmbed(nn.Module):
             init_normal(self.W_pos, self.cfg, self.cfg.d_model, generator)
 
     def forward(self, positions: Int[Tensor, "... pos"]) -> Float[Tensor, "... pos d_model"]:
-        """Vectors of the given positions."""
-        return self.W_pos[positions]
+        """Vectors of the given positions, of which the last of the sequence is one."""
+        if self.cfg.randomised_positions:
+            return self.W_pos[self.drawn(int(positions.max()) + 1).to(positions.device)[positions]]
+        return self.W_pos[positions.clamp(max=len(self.W_pos) - 1)]
+
+    def drawn(self, n_pos: int) -> Int[Tensor, " pos"]:
+        """The rows that a sequence of so many positions takes, of those that are drawn."""
+        generator = None if self.training else torch.Generator().manual_seed(0)
+        return torch.randperm(len(self.W_pos), generator=generator)[:n_pos].sort().values
 
 
 class Rotary(nn.Module):

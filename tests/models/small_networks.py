@@ -32,6 +32,10 @@ KINDS = {
     "alibi": {"positional_embedding_type": "alibi"},
     "alibi_linear": {"positional_embedding_type": "alibi", "attention": "linear"},
     "no_positions": {"positional_embedding_type": "none"},
+    "clamped": {"learned_positions": 3},
+    "drawn": {"randomised_positions": 20, "positional_embedding_type": "sinusoidal"},
+    "sharper": {"attn_log_n": 2},
+    "sharper_bidirectional": {"attn_log_n": 3, "attention_dir": "bidirectional"},
     "layernorm": {"normalization_type": "LN"},
     "layernorm_folded": {"normalization_type": "LNPre"},
     "rms": {"normalization_type": "RMS"},
@@ -63,7 +67,7 @@ def network(kind="causal", **changes):
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.2 * torch.randn(weight.shape, generator=generator)
-    return model
+    return model.train(not model.cfg.randomised_positions)  # else every run would draw others
 
 
 def inputs(model, rows=ROWS, length=LENGTH, seed=0):

@@ -117,7 +117,7 @@ def test_a_copy_has_hook_points_of_its_own():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_state_survives_safetensors(kind):
     model, other = network(kind), HookedTransformer(config(kind, seed=1))
-    other.load_state_dict(load(save(model.state_dict())))
+    other.train(model.training).load_state_dict(load(save(model.state_dict())))
     x = inputs(model)
     assert torch.equal(other(x), model(x))
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from small_networks import config
+from small_networks import config, inputs, network
 
-from mechinterp.models.positions import Rotary, alibi_bias, sinusoidal_table
+from mechinterp.models.positions import PosEmbed, Rotary, alibi_bias, sinusoidal_table
 
 POSITIONS = torch.arange(7)
 
@@ -95,3 +95,43 @@ def test_sinusoidal_positions_alternate_sine_and_cosine():
     torch.testing.assert_close(table[:, 0], torch.arange(5).sin())
     torch.testing.assert_close(table[:, 1], torch.arange(5).cos())
     torch.testing.assert_close(table[:, 2], (torch.arange(5) / 100).sin())
+
+
+def test_positions_behind_a_short_table_take_its_last_row():
+    table = PosEmbed(config("clamped")).double()
+    table.reset_parameters()
+    found = table(POSITIONS)
+    assert table.W_pos.shape[0] == 3
+    assert torch.equal(found[:3], table.W_pos)
+    assert torch.equal(found[3:], table.W_pos[2].expand(4, -1))
+
+
+def test_drawn_positions_keep_the_order_and_stay_only_in_evaluation_mode():
+    table = PosEmbed(config("drawn"))
+    torch.manual_seed(0)
+    draws = [table.train().drawn(7) for _ in range(200)]
+    assert all((draw.diff() > 0).all() for draw in draws)
+    assert len(torch.cat(draws).unique()) == 20  # every row is seen, though a sequence has 7 places
+    assert torch.equal(table.eval().drawn(7), table.drawn(7))
+    assert not torch.equal(draws[0], draws[1])
+
+
+def test_a_log_of_the_keys_keeps_attention_to_one_of_many_as_sharp():
+    def weight(model, n):  # one key is sought by 8 more than all others
+        scores = torch.zeros(1, 1, 1, n, dtype=torch.float64)
+        scores[..., 0] = 8.0
+        return model.blocks[0].attn.normalise(scores, None, -1)[..., 0].item()
+
+    plain, sharper = network("bidirectional"), network("bidirectional", attn_log_n=16, n_ctx=20)
+    assert weight(plain, 16) == weight(sharper, 16)
+    assert weight(plain, 10**4) < 0.25 < 0.999 < weight(sharper, 10**4)
+
+
+def test_a_log_of_the_keys_counts_those_that_may_be_looked_at():
+    model = network("sharper")
+    tokens = inputs(model)
+    alone = model(tokens[:, :3], read=(-1,))
+    torch.testing.assert_close(model(tokens)[:, 2:3], alone)
+    mask = torch.ones(tokens.shape, dtype=torch.bool)
+    mask[:, 3:] = False
+    torch.testing.assert_close(model(tokens, attention_mask=mask)[:, 2:3], alone)

@@ -9,6 +9,7 @@ from mechinterp.models.factories import (
     linear_regression,
     modular_addition,
     regex_language,
+    sortedness,
     state_machine,
     text_arithmetic,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "linear_regression",
     "modular_addition",
     "regex_language",
+    "sortedness",
     "state_machine",
     "text_arithmetic",
 ]

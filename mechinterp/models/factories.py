@@ -11,6 +11,7 @@ from mechinterp.tasks.digit_addition import DigitAddition
 from mechinterp.tasks.linear_regression import LinearRegression
 from mechinterp.tasks.modular_addition import ModularAddition
 from mechinterp.tasks.regex_language import RegexLanguage
+from mechinterp.tasks.sortedness import Sortedness
 from mechinterp.tasks.state_machine import StateMachine
 from mechinterp.tasks.texts import TextArithmetic
 
@@ -184,6 +185,52 @@ def text_arithmetic(task: TextArithmetic, decoder_only: bool = False, **changes:
         "d_vocab": task.d_vocab,
         "d_vocab_out": task.d_answer,
         "readout": "classes" if task.classes else "values",
+    } | changes
+    return HookedTransformer(TransformerConfig(**_shared(fields)))
+
+
+ENCODINGS = ("none", "sinusoidal", "learned", "rotary", "alibi", "randomised")
+"""Ways in which the network of ``sortedness`` can know where a token stands."""
+
+
+def sortedness(task: Sortedness, encoding: str = "none", **changes: Any) -> HookedTransformer:
+    """Two layers of four heads that answer at the last token; ``attention_dir`` is causal by default.
+
+    Args:
+        task: gives the vocabulary and the lengths.
+        encoding: one of ``ENCODINGS``. ``learned`` has vectors up to the longest length of training, and
+            takes the last one beyond; with ``learned_positions=-1, n_ctx=task.train_lengths[1]`` longer
+            sequences are an error instead. ``randomised`` draws sinusoidal positions from twice the longest
+            length.
+        changes: any other field of ``TransformerConfig``; heads share ``d_model`` evenly.
+
+    Raises:
+        ValueError: no such encoding.
+    """
+    if encoding not in ENCODINGS:
+        raise ValueError(f"expected an encoding of {ENCODINGS}, got {encoding!r}; choose one")
+    kinds: dict[str, dict[str, Any]] = {
+        "learned": {
+            "positional_embedding_type": "standard",
+            "learned_positions": min(task.train_lengths[1], task.longest),
+        },
+        "randomised": {
+            "positional_embedding_type": "sinusoidal",
+            "randomised_positions": 2 * task.longest,
+        },
+    }
+    fields = {
+        "n_layers": 2,
+        "d_model": 64,
+        "n_heads": 4,
+        "d_mlp": 256,
+        "act_fn": "relu",
+        "normalization_type": "LN",
+        "n_ctx": task.longest,
+        "d_vocab": task.d_vocab,
+        "d_vocab_out": 2,
+        "readout": "classes",
+        **kinds.get(encoding, {"positional_embedding_type": encoding}),
     } | changes
     return HookedTransformer(TransformerConfig(**_shared(fields)))
 

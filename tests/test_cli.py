@@ -96,7 +96,8 @@ def test_each_command_lists_its_options(capsys, words, options):
         (
             ["study"],
             r"expected one of \['digit-addition', 'linear-regression', 'modular-addition', "
-            r"'regex-language', 'state-machine', 'text-arithmetic'\] after mechinterp study, got nothing",
+            r"'regex-language', 'sortedness', 'state-machine', 'text-arithmetic'\] after mechinterp study, "
+            r"got nothing",
         ),
         (["study", "sorting"], "got sorting"),
         (["train", "sorting"], "got sorting"),

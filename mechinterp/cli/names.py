@@ -14,6 +14,7 @@ STUDIES = {
     "linear-regression": ("linear_regression", "LinearRegressionStudy"),
     "modular-addition": ("modular_addition", "ModularAdditionStudy"),
     "regex-language": ("regex_language", "RegexLanguageStudy"),
+    "sortedness": ("sortedness", "SortednessStudy"),
     "state-machine": ("state_machine", "StateMachineStudy"),
     "text-arithmetic": ("text_arithmetic", "TextArithmeticStudy"),
 }
@@ -22,6 +23,7 @@ TRAININGS = {
     "digit-addition": ("DigitAddition", "digit_addition", "DIGIT_ADDITION"),
     "modular-addition": ("ModularAddition", "modular_addition", "MODULAR_ADDITION"),
     "linear-regression": ("LinearRegression", "linear_regression", "LINEAR_REGRESSION"),
+    "sortedness": ("Sortedness", "sortedness", "SORTEDNESS"),
     "state-machine": ("StateMachine", "state_machine", "STATE_MACHINE"),
     "text-sum": ("TextSum", "text_arithmetic", "TEXT_ARITHMETIC"),
     "text-modular": ("TextModular", "text_arithmetic", "TEXT_ARITHMETIC"),

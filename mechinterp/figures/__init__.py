@@ -60,6 +60,16 @@ from mechinterp.figures.in_context import (
 )
 from mechinterp.figures.lens import attribution_bars, edge_maps, lens_lines, node_maps
 from mechinterp.figures.probes import belief_maps, code_maps, score_maps, wave_lines
+from mechinterp.figures.sortedness import (
+    accuracy_maps,
+    dilution_lines,
+    leak_bars,
+    leak_lines,
+    length_lines,
+    move_bars,
+    shift_lines,
+    table_maps,
+)
 from mechinterp.figures.sweeps import effect_map
 from mechinterp.figures.text import need_dots, reader_bars, trend_lines
 from mechinterp.figures.training import progress, score_lines, training_curves
@@ -174,6 +184,18 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "code_steering": steering_maps,
     "code_steering_shared": steering_maps,
     "score_by_position": position_lines,
+    "leaks": leak_bars,
+    "leaks_by_length": leak_lines,
+    "accuracy_by_length": length_lines,
+    "accuracy_by_place": accuracy_maps,
+    "accuracy_by_ties": accuracy_maps,
+    "attention_dilution": dilution_lines,
+    "position_table": table_maps,
+    "shift_maps": shift_lines,
+    "moved_positions": move_bars,
+    "position_moves": move_bars,
+    "prefix_max_match": match_bars,
+    "prefix_max_ablation": effect_map,
 }
 
 

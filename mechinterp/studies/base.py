@@ -183,6 +183,7 @@ def train(
     """
     with watch(label) as callback:
         job = fit(model, task, recipe, folder=folder, callbacks=[*callbacks, callback], penalty=penalty)
+        callback(job)  # a training that was done before is shown, too
     if job.stopped == "interrupted":
         raise KeyboardInterrupt
     return job

@@ -21,6 +21,7 @@ from mechinterp.hooks import run_with_cache
 from mechinterp.result import Claim, NotLearned, Result
 from mechinterp.runs import Run
 from mechinterp.studies.base import Measure, Watch, claim_over_seeds, silent, train
+from mechinterp.studies.sweeps import side_by_side
 from mechinterp.tasks.base import Batch, Task
 from mechinterp.training.fit import Callback, Fit
 from mechinterp.training.recipe import Recipe
@@ -208,6 +209,38 @@ def streams(model: Any, batch: Batch, hooks: Sequence[str]) -> dict[str, Tensor]
     return dict(run_with_cache(model, batch.inputs, names=hooks, attention_mask=batch.mask)[1].items())
 
 
+def train_side_by_side(
+    tasks: Sequence[Task],
+    kinds: Mapping[str, Kind],
+    out: Path,
+    watch: Watch,
+    share: float,
+    workers: int,
+) -> None:
+    """Train every kind of network on every task, so many at a time, each by a process with its share of the
+    cores: small networks are then trained faster than one after the other on all cores.
+
+    Their states are in the folders in which ``seed_findings`` looks for them.
+
+    Raises:
+        KeyboardInterrupt: interrupted; the states are saved.
+        Exception: that of the first that fails.
+    """
+    jobs = {
+        f"seed_{task.seed}/network_{number}": (name, kind, task, share)
+        for task in tasks
+        for number, (name, kind) in enumerate(kinds.items())
+    }
+    for folder in side_by_side(_train_into, jobs, out, workers):
+        name, kind, task, _ = jobs[folder]
+        train_kind(name, kind, task, out / folder, watch, share)  # done: it is read, and shown
+
+
+def _train_into(given: tuple[str, Kind, Task, float], folder: Path) -> None:
+    name, kind, task, share = given
+    train_kind(name, kind, task, folder, share=share)
+
+
 Findings = TypeVar("Findings")
 """What is found of a seed's networks, with ``results`` by name."""
 
@@ -250,12 +283,18 @@ def every_seed(
     *,
     fast: bool,
     share: float,
+    workers: int = 1,
 ) -> list[Findings]:
     """``seed_findings`` of every task, in folders ``seed_0`` and so on.
 
     Args:
         share: of its recipe's steps that every kind gets.
+        workers: how many networks are trained side by side, each by a process of its own.
     """
+    if workers > 1:
+        for task in tasks:
+            Run.create(out / f"seed_{task.seed}", {"kind": "seed", "fast": fast, **task.to_json()})
+        train_side_by_side(tasks, kinds, out, watch, share, workers)
     return [
         seed_findings(
             task, kinds, take_apart, out / f"seed_{task.seed}", watch, share=lambda _: share, fast=fast

@@ -61,7 +61,9 @@ def sweep(
         _check_same(Run(place / name), given)
     left = {name: given for name, given in settings.items() if not Run(place / name).finished}
     done = len(settings) - len(left)
-    for name in _by_cluster(one, left, place, cluster) if cluster else _here(one, left, place, workers):
+    for name in (
+        _by_cluster(one, left, place, cluster) if cluster else side_by_side(one, left, place, workers)
+    ):
         done += 1
         told(name, done, len(settings))
     return {name: Run.open(place / name) for name in settings}
@@ -84,8 +86,12 @@ def _key(folder: Path, given: Any) -> str:
     return f"mechinterp-{folder.name}-{hashlib.sha256(f'{folder} {given}'.encode()).hexdigest()[:16]}"
 
 
-def _here(one: One, left: Mapping[str, Any], place: Path, workers: int) -> Iterator[str]:
-    """In processes of this machine; a single one is this process."""
+def side_by_side(one: One, left: Mapping[str, Any], place: Path, workers: int) -> Iterator[str]:
+    """Do runs in processes of this machine that share its cores; a single one is this process.
+
+    Returns:
+        The name of each run, once it is done.
+    """
     if workers == 1:
         for name, given in left.items():
             one(given, place / name)

@@ -237,15 +237,15 @@ class Sortedness(Task):
     def leaks(self, batch: Batch) -> dict[str, Float[Tensor, "batch feature"]]:
         """What could tell the answer though it is not the order: the ends, the tokens as a bag, the
         length."""
-        rows, last = torch.arange(len(batch)), batch.variables["length"].long() - 1
-        one_hot = torch.nn.functional.one_hot(batch.inputs, self.d_vocab)[..., : self.vocabulary].float()
-        first, final = one_hot[:, 0], one_hot[rows, last]
+        length = batch.variables["length"].long()[:, None]
+        first, last = batch.inputs[:, :1].float(), batch.inputs.gather(1, length - 1).float()
+        counts = torch.nn.functional.one_hot(batch.inputs, self.d_vocab)[..., : self.vocabulary].sum(1)
         return {
             "first token": first,
-            "last token": final,
-            "first and last token": torch.cat((first, final), 1),
-            "bag of tokens": one_hot.sum(1),
-            "length": batch.variables["length"][:, None].float(),
+            "last token": last,
+            "first and last token": torch.cat((first, last), 1),
+            "bag of tokens": counts.float(),
+            "length": length.float(),
         }
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import torch
 
 from mechinterp.models.config import EncoderDecoderConfig, TransformerConfig
 from mechinterp.models.encoder_decoder import HookedEncoderDecoder
@@ -191,6 +194,8 @@ def text_arithmetic(task: TextArithmetic, decoder_only: bool = False, **changes:
 
 ENCODINGS = ("none", "sinusoidal", "learned", "rotary", "alibi", "randomised")
 """Ways in which the network of ``sortedness`` can know where a token stands."""
+SMALL = 0.25
+"""What its vectors of tokens and learned positions are multiplied by to begin with."""
 
 
 def sortedness(task: Sortedness, encoding: str = "none", **changes: Any) -> HookedTransformer:
@@ -203,6 +208,9 @@ def sortedness(task: Sortedness, encoding: str = "none", **changes: Any) -> Hook
             sequences are an error instead. ``randomised`` draws sinusoidal positions from twice the longest
             length.
         changes: any other field of ``TransformerConfig``; heads share ``d_model`` evenly.
+
+    Vectors of tokens begin as large as sinusoidal positions, where there are such (Vaswani et al. 2017,
+    section 3.4), and otherwise small, as do learned positions: steps of the optimiser then move them sooner.
 
     Raises:
         ValueError: no such encoding.
@@ -232,7 +240,13 @@ def sortedness(task: Sortedness, encoding: str = "none", **changes: Any) -> Hook
         "readout": "classes",
         **kinds.get(encoding, {"positional_embedding_type": encoding}),
     } | changes
-    return HookedTransformer(TransformerConfig(**_shared(fields)))
+    model = HookedTransformer(TransformerConfig(**_shared(fields)))
+    fixed = model.cfg.positional_embedding_type == "sinusoidal"
+    with torch.no_grad():
+        model.embed.W_E *= math.sqrt(model.cfg.d_model) if fixed else SMALL
+        if model.cfg.positional_embedding_type == "standard":
+            model.pos_embed.W_pos *= SMALL
+    return model
 
 
 def state_machine(task: StateMachine, codebooks: bool = True, **changes: Any) -> HookedTransformer:

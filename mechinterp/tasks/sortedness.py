@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -60,6 +61,10 @@ class Sortedness(Task):
 
     ties: bool = True
     """Whether a token may occur twice."""
+
+    windows: bool = False
+    """Whether each sequence's tokens are drawn from a stretch of the vocabulary, of any width up to all of it
+    from that in which a short sequence is as dense as the longest one, whose neighbours are nearly equal."""
 
     n_test: int = 2000
     """Sequences of the test split; of val a fifth, and so at each length asked for."""
@@ -213,9 +218,18 @@ class Sortedness(Task):
         )
 
     def _values(self, n: int, length: int, generator: torch.Generator) -> Int[Tensor, "n length"]:
+        if not self.windows:
+            if self.ties:
+                return torch.randint(self.vocabulary, (n, length), generator=generator)
+            return torch.rand(n, self.vocabulary, generator=generator).argsort(1)[:, :length]
+        draw = partial(torch.rand, generator=generator)
+        least = max(2, self.vocabulary * length / self.longest) if self.ties else length
+        width = (least * (self.vocabulary / least) ** draw(n, 1)).round()
+        start = (draw(n, 1) * (self.vocabulary - width + 1)).floor()
         if self.ties:
-            return torch.randint(self.vocabulary, (n, length), generator=generator)
-        return torch.rand(n, self.vocabulary, generator=generator).argsort(1)[:, :length]
+            return (start + (draw(n, length) * width).floor()).long()
+        keys = draw(n, self.vocabulary).masked_fill(torch.arange(self.vocabulary) >= width, torch.inf)
+        return start.long() + keys.argsort(1)[:, :length]
 
     def _unsorted(
         self, ordered: Int[Tensor, "n length"], generator: torch.Generator

@@ -79,6 +79,19 @@ def test_without_ties_all_tokens_differ():
     assert not batch.variables["tie_rate"].any()
 
 
+@pytest.mark.parametrize("ties", [True, False])
+def test_windows_make_short_sequences_as_dense_as_long_ones_and_stay_within_the_vocabulary(ties):
+    lengths = (16, 128) if ties else (16, 100)
+    dense = Sortedness(windows=True, ties=ties, test_lengths=lengths, n_test=4000).of_length(16)
+    plain = Sortedness(ties=ties, test_lengths=lengths, n_test=4000).of_length(16)
+    assert dense.inputs.min() == 0 and dense.inputs.max() == 99  # noqa: PT018
+    spread = (dense.inputs.amax(1) - dense.inputs.amin(1))[::2]
+    assert spread.min() == (9 if ties else 15)
+    near = [(batch.variables["gap"][1::2] == 1).double().mean() for batch in (plain, dense)]
+    assert near[1] > 2 * near[0]
+    assert bool(dense.variables["tie_rate"].any()) == ties
+
+
 def test_splits_have_other_sequences_and_stay_the_same():
     batches = [TASK.dataset(split).inputs for split in SPLITS]
     assert torch.equal(batches[2], TASK.dataset("test").inputs)

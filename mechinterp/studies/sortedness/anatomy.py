@@ -3,6 +3,7 @@ know of positions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -182,7 +183,8 @@ def by_kind(
     def cells(name: str, length: int) -> list[float]:
         place = asked[length].variables["place"].numpy()
         part = np.where(place < 0, 0, 1 + place * PARTS // length)
-        return [float(answers[name, length][part == kind].mean()) for kind in range(PARTS + 1)]
+        hits = [answers[name, length][part == kind] for kind in range(PARTS + 1)]
+        return [float(each.mean()) if len(each) else math.nan for each in hits]
 
     coords = {"network": list(networks), "length": list(asked), "kind": kinds}
     values = np.array([[cells(name, length) for length in asked] for name in networks])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mechinterp.result import Claim
+from mechinterp.result import Claim, Result
 from mechinterp.studies.networks import claim_of_networks, told
 from mechinterp.studies.sortedness.anatomy import ENCODED, Anatomy
 from mechinterp.studies.sortedness.networks import BLIND, FREE, LEARNED, SHUFFLED, SINES, named
@@ -185,7 +185,7 @@ def random_shuffles_leak(found: Sequence[Anatomy]) -> Claim:
     def measure(one: Anatomy) -> dict[str, Any]:
         values = one.results["leaks_by_length"].values.sel(view=view)
         shuffled, matched = (values.sel(negatives=kind) for kind in ("shuffle", "adjacent"))
-        worst = float(matched[int(abs(matched - 0.5).argmax())])
+        worst = max(matched.values.tolist(), key=lambda x: abs(x - 0.5))
         return {
             "value": float(shuffled.min()), "trivial": 0.5, "control": worst,
             "holds": float(shuffled.min()) >= 0.9 and abs(worst - 0.5) <= 0.05,
@@ -202,13 +202,17 @@ def random_shuffles_leak(found: Sequence[Anatomy]) -> Claim:
     )  # fmt: skip
 
 
+def best_head(match: Result) -> int:
+    """The head of the first layer that is furthest above its null."""
+    return int(np.argmax((match.values - match.control).values[0]))
+
+
 def prefix_max_head_found(found: Sequence[Anatomy]) -> Claim:
     """The mechanism of the hand-built network, in the trained one."""
 
     def measure(one: Anatomy) -> dict[str, Any]:
         match, lost = one.results["prefix_max_match"], one.results["prefix_max_ablation"]
-        first = match.values.isel(layer=0)
-        head = int((first - match.control.isel(layer=0)).argmax())
+        first, head = match.values[0], best_head(match)
         p = float(match.extra["p_adjusted"][0, head])
         fall = lost.trivial - float(lost.values[0, head])
         return {
@@ -219,7 +223,7 @@ def prefix_max_head_found(found: Sequence[Anatomy]) -> Claim:
 
     def said(one: Anatomy) -> str:
         match, lost = one.results["prefix_max_match"], one.results["prefix_max_ablation"]
-        head = int((match.values - match.control).isel(layer=0).argmax())
+        head = best_head(match)
         untrained = float(match.extra["untrained"][0].max())
         return f"L0H{head}, {float(lost.values[0, head]):.3f}, {untrained:.2f}"
 

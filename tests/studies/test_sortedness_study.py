@@ -1,0 +1,139 @@
+"""The study of position encodings in miniature, from the command line on."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mechinterp import cli, constructions, models
+from mechinterp.analysis.gates import Gate
+from mechinterp.runs import Run
+from mechinterp.studies.networks import Trained, train_side_by_side
+from mechinterp.studies.sortedness import networks
+from mechinterp.studies.sortedness.anatomy import Anatomy, by_length, dilution, heads
+from mechinterp.studies.sortedness.networks import FREE, KINDS, sharper
+from mechinterp.studies.state_machine import networks as machines
+from mechinterp.tasks import Sortedness, StateMachine
+from mechinterp.training import Fit, History, Recipe
+from mechinterp.training.checkpoint import CheckpointSeries
+
+CLAIMS = {
+    "all_learn_in_range", "none_bidirectional_at_chance", "none_causal_extrapolates",
+    "sinusoidal_extrapolates", "learned_fails_beyond_range", "best_encoding_at_256", "random_shuffles_leak",
+    "prefix_max_head_found", "dilution_explains_decay",
+}  # fmt: skip
+RESULTS = {
+    "leaks_by_length", "network_scores", "score_curves", "accuracy_by_length", "accuracy_by_place",
+    "accuracy_by_ties", "attention_dilution", "position_table", "shift_maps", "position_moves",
+    "prefix_max_match", "prefix_max_ablation",
+}  # fmt: skip
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Small networks trained for two steps, and few sequences."""
+    monkeypatch.setitem(networks.SORTEDNESS, "fast", Recipe(steps=2, batch_size=8, eval_every=1))
+    build = networks.sortedness
+    small = {"d_model": 8, "n_heads": 2, "d_mlp": 8}
+    monkeypatch.setattr(
+        networks, "sortedness", lambda task, encoding, **changes: build(task, encoding, **small | changes)
+    )
+    monkeypatch.setattr(Anatomy.of.__func__, "__defaults__", (80,))
+
+
+@pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")
+def test_the_command_gives_every_claim_and_goes_on_from_what_it_has(quick, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ["study", "sortedness", "--vocabulary", "20", "--test-lengths", "8", "16", "64", "--seeds", "1"]
+    for _ in range(2):
+        assert cli.main([*words, "--workers", "1", "--json", "--out", str(out)]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert {claim["id"] for claim in told["claims"]} == CLAIMS
+    verdicts = {claim["id"]: claim["verdict"] for claim in told["claims"]}
+    assert verdicts["all_learn_in_range"] == "fails"
+    assert verdicts["none_bidirectional_at_chance"] == verdicts["random_shuffles_leak"] == "holds"
+    assert verdicts["none_causal_extrapolates"] == verdicts["prefix_max_head_found"] == "untested"
+    run = Run.open(out)
+    assert set(run.results) == RESULTS
+    assert all(result.figure().layout.title.text for result in run.results.values())
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """What a seed's networks would be if the hand-built one had been trained."""
+    task = Sortedness(n_test=400, test_lengths=(8, 16, 64))
+    model, before = constructions.sortedness(task).eval(), models.sortedness(task, n_heads=2).eval()
+    job, gate = Fit(model, task, Recipe(), History(), CheckpointSeries(None)), Gate.of(model, task)
+    return {FREE: Trained(name=FREE, task=task, model=model, untrained=before, job=job, gate=gate)}
+
+
+def test_analyses_find_the_mechanism_of_the_hand_built_network(planted):
+    task = planted[FREE].task
+    lengths, places, ties = by_length(planted, {length: task.of_length(length, 400) for length in (16, 64)})
+    for result in (lengths, places, ties):
+        assert np.nanmin(result.values) == 1.0
+    assert (lengths.extra["low"] > 0.98).all()
+    assert (lengths.control < 0.7).all()
+    diluted = dilution(planted, task)
+    assert (diluted.values > 0.999).all()
+    assert (abs(diluted.control - diluted.extra["even"]) < 0.5).all()
+    match, lost = heads(planted[FREE], 400)
+    assert match.values[0, 0] > 0.999
+    assert match.extra["p_adjusted"][0, 0] < 0.05
+    assert abs(float(lost.values[0, 1]) - 1) < 1e-9
+    assert float(lost.values[0, 0]) < 0.8
+
+
+def test_sharper_attention_changes_nothing_within_the_lengths_of_training():
+    task = Sortedness(n_test=400)
+    model = KINDS[FREE].network(task).eval()
+    made = sharper(model, 16)
+    assert model.cfg.attn_log_n == 0
+    short, long = task.of_length(16, 20), task.of_length(64, 20)
+    assert torch.equal(task.answers(made, short), task.answers(model, short))
+    assert not torch.allclose(task.answers(made, long), task.answers(model, long))
+
+
+def test_networks_trained_side_by_side_are_those_trained_one_after_the_other(tmp_path):
+    tasks = [StateMachine(n_states=3, length=6, n_test=20, seed=seed) for seed in (0, 1)]
+    kinds = {machines.FREE: machines.KINDS[machines.FREE], machines.MESS3: machines.KINDS[machines.FREE]}
+    shown = []
+
+    class Line:
+        def __init__(self, label):
+            self.label = label
+
+        def __enter__(self):
+            return lambda job: shown.append((self.label, job.step))
+
+        def __exit__(self, *_):
+            pass
+
+    for workers, name in ((1, "alone"), (2, "together")):
+        train_side_by_side(tasks, kinds, tmp_path / name, Line, share=0.004, workers=workers)
+    assert len([label for label, step in shown if step == 2]) >= 8
+    for seed in (0, 1):
+        states = [
+            torch.load(tmp_path / name / f"seed_{seed}" / "network_1" / "state.pt", weights_only=True)
+            for name in ("alone", "together")
+        ]
+        for a, b in zip(*(state["stepper"]["model"].values() for state in states)):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--vocabulary", "0"], "vocabulary of at least 2"),
+        (["--vocabulary", "1"], "equal tokens are always sorted"),
+        (["--train-lengths", "1", "8"], "at least 4, got 1"),
+        (["--test-lengths", "8"], "beyond the 16 of training"),
+        (["--seeds", "0"], "1 seed"),
+        (["--workers", "-1"], "workers >= 0"),
+    ],
+)
+def test_studies_that_cannot_be_are_refused(options, message, tmp_path, capsys):
+    assert cli.main(["study", "sortedness", *options, "--out", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

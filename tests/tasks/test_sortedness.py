@@ -86,7 +86,7 @@ def test_windows_make_short_sequences_as_dense_as_long_ones_and_stay_within_the_
     plain = Sortedness(ties=ties, test_lengths=lengths, n_test=4000).of_length(16)
     assert dense.inputs.min() == 0 and dense.inputs.max() == 99  # noqa: PT018
     spread = (dense.inputs.amax(1) - dense.inputs.amin(1))[::2]
-    assert spread.min() == (9 if ties else 15)
+    assert spread.min() == 15 if not ties else 6 < spread.min() < 13
     near = [(batch.variables["gap"][1::2] == 1).double().mean() for batch in (plain, dense)]
     assert near[1] > 2 * near[0]
     assert bool(dense.variables["tie_rate"].any()) == ties

@@ -145,12 +145,39 @@ def by_scores(runs: list[Run], table: str, said: str) -> str:
     return "\n".join([head, *rows, "", claims_table(run.claims)])
 
 
+PUBLISHED = "about .5 at every length, for learned, sinusoidal and absent positions: constant predictors"
+"""What the homework that the study of sortedness repeats reports."""
+
+
+def by_length(runs: list[Run]) -> str:
+    """Accuracy of each network at each length, over seeds, beside what was published; and the claims."""
+    run = max(runs, key=lambda run: run.config["seeds"])
+    seeds = range(run.config["seed"], run.config["seed"] + run.config["seeds"])
+    found = [Run.open(run.path / f"seed_{seed}").results["accuracy_by_length"] for seed in seeds]
+    lengths = [int(length) for length in found[0].values.length.values]
+    longest, n = found[0].provenance["log n from"], found[0].provenance["n"]
+    head = [
+        f"{len(found)} seeds; accuracy on {n} sequences of each length, mean over seeds, and in brackets the "
+        f"worst seed. Networks are trained at lengths of {found[0].provenance['trained at']}. *log n*: the "
+        f"same networks, whose scores grow with log n beyond {longest} keys. Published: {PUBLISHED}.\n",
+        f"| network | {' | '.join(map(str, lengths))} | {lengths[-1]}, log n |",
+        "|---" * (len(lengths) + 2) + "|",
+    ]
+    rows = []
+    for name in map(str, found[0].values.network.values):
+        cells = [[float(r.values.sel(network=name, length=length)) for r in found] for length in lengths]
+        cells.append([float(r.extra["log_n"].sel(network=name, length=lengths[-1])) for r in found])
+        rows.append(f"| {name} | {' | '.join(f'{statistics.mean(c):.3f} ({min(c):.3f})' for c in cells)} |")
+    return "\n".join([*head, *rows, "", claims_table(run.claims)])
+
+
 PAGES = {
     "regex-language": by_language,
     "linear-regression": by_network,
     "digit-addition": partial(
         by_scores, table="exact_matches", said="Share of {n} held-out problems written right, greedily"
     ),
+    "sortedness": by_length,
     "state-machine": partial(
         by_scores, table="network_scores", said="How often the token held most likely comes, of {n} sequences"
     ),

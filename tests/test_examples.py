@@ -22,6 +22,7 @@ TINY = {
     "path_patching": {"p": 13, "n": 40},
     "probes": {"p": 13},
     "regex_language": {"pattern": "a+", "n_samples": 300, "max_len": 6, "epochs": 1},
+    "sortedness": {"steps": 3, "n": 100},
     "state_machine": {"steps": 3, "length": 6, "n": 60},
     "text_arithmetic": {"steps": 3, "n": 600, "max_operand": 199},
 }

@@ -67,8 +67,8 @@ class TransformerConfig(TransformerLensConfig):
     """Rows of the learned table; positions behind the last one take its vector. -1 means ``n_ctx``."""
 
     randomised_positions: int = 0
-    """Positions are drawn, in increasing order, from so many (Ruoss et al. 2023): anew for every sequence
-    in training mode, otherwise the same ones for all of a length. 0: they are 0, 1, 2 and so on."""
+    """Positions are drawn, in increasing order, from so many (Ruoss et al. 2023): anew at every run in
+    training mode, for all its sequences, otherwise the same ones for all of a length. 0: they are 0, 1, 2 and so on."""
 
     attn_log_n: int = 0
     """From so many keys on, scores are multiplied by log(keys) / log(this) before the softmax (Chiang &

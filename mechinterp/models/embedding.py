@@ -89,7 +89,7 @@ def enter(stack: Any, inputs: Tensor, positions: Int[Tensor, " pos"]) -> Float[T
     """The stream before the first block of a stack: embedding, positions where they are added, dropout."""
     resid = stack.hook_embed(stack.embed(inputs))
     if hasattr(stack, "pos_embed"):
-        vectors = stack.pos_embed(positions, len(inputs)).expand(len(inputs), -1, -1)
+        vectors = stack.pos_embed(positions).expand(len(inputs), -1, -1)
         if is_hooked((stack.hook_pos_embed,)):
             vectors = vectors.clone()  # a hook may write in place, into one example
         resid = resid + stack.hook_pos_embed(vectors)

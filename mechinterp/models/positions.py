@@ -48,23 +48,16 @@ class PosEmbed(nn.Module):
         if isinstance(self.W_pos, nn.Parameter):
             init_normal(self.W_pos, self.cfg, self.cfg.d_model, generator)
 
-    def forward(
-        self, positions: Int[Tensor, " pos"], examples: int = 1
-    ) -> Float[Tensor, "*example pos d_model"]:
-        """Vectors of the given positions, of which the last of the sequence is one.
-
-        Args:
-            examples: sequences, each of which has an axis of its own where it draws its own positions.
-        """
+    def forward(self, positions: Int[Tensor, " pos"]) -> Float[Tensor, "pos d_model"]:
+        """Vectors of the given positions, of which the last of the sequence is one."""
         if self.cfg.randomised_positions:
-            rows = self.drawn(int(positions.max()) + 1, examples if self.training else 1)
-            return self.W_pos[rows.to(positions.device)[:, positions].squeeze(0)]
+            return self.W_pos[self.drawn(int(positions.max()) + 1).to(positions.device)[positions]]
         return self.W_pos[positions.clamp(max=len(self.W_pos) - 1)]
 
-    def drawn(self, n_pos: int, examples: int = 1) -> Int[Tensor, "example pos"]:
-        """The rows that sequences of so many positions take, of those that are drawn."""
+    def drawn(self, n_pos: int) -> Int[Tensor, " pos"]:
+        """The rows that a sequence of so many positions takes, of those that are drawn."""
         generator = None if self.training else torch.Generator().manual_seed(0)
-        return torch.rand(examples, len(self.W_pos), generator=generator).argsort(1)[:, :n_pos].sort(1).values
+        return torch.randperm(len(self.W_pos), generator=generator)[:n_pos].sort().values
 
 
 class Rotary(nn.Module):

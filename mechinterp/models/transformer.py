@@ -233,8 +233,7 @@ class HookedTransformer(WeightViews, Hooked):
         return Rerun(self, inputs, read, attention_mask, keep)
 
     def _drops(self) -> bool:
-        """Whether the same token at the same position enters differently from example to example."""
-        return self.training and (self.cfg.dropout > 0 or self.cfg.randomised_positions > 0)
+        return self.training and self.cfg.dropout > 0
 
     def _layer(self, index: int, argument: str) -> int:
         n_layers = self.cfg.n_layers

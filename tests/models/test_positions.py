@@ -109,13 +109,11 @@ def test_positions_behind_a_short_table_take_its_last_row():
 def test_drawn_positions_keep_the_order_and_stay_only_in_evaluation_mode():
     table = PosEmbed(config("drawn"))
     torch.manual_seed(0)
-    draws = table.train().drawn(7, 200)
+    draws = torch.stack([table.train().drawn(7) for _ in range(200)])
     assert (draws.diff() > 0).all()
     assert len(draws.unique()) == 20  # every row is seen, though a sequence has 7 places
     assert not torch.equal(draws[0], draws[1])
-    assert table(torch.arange(7), 5).shape == (5, 7, 12)
     assert torch.equal(table.eval().drawn(7), table.drawn(7))
-    assert table(torch.arange(7), 5).shape == (7, 12)
 
 
 def test_a_log_of_the_keys_keeps_attention_to_one_of_many_as_sharp():

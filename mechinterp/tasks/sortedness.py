@@ -63,8 +63,9 @@ class Sortedness(Task):
     """Whether a token may occur twice."""
 
     windows: bool = False
-    """Whether each sequence's tokens are drawn from a stretch of the vocabulary, of any width up to all of it
-    from that in which a short sequence is as dense as the longest one, whose neighbours are nearly equal."""
+    """Whether each sequence's tokens are drawn from a stretch of the vocabulary, as wide as all of it or
+    narrower, down to that in which it is as dense as the longest ones, whose neighbours are nearly equal;
+    all widths alike."""
 
     n_test: int = 2000
     """Sequences of the test split; of val a fifth, and so at each length asked for."""
@@ -224,7 +225,7 @@ class Sortedness(Task):
             return torch.rand(n, self.vocabulary, generator=generator).argsort(1)[:, :length]
         draw = partial(torch.rand, generator=generator)
         least = max(2, self.vocabulary * length / self.longest) if self.ties else length
-        width = (least * (self.vocabulary / least) ** draw(n, 1)).round()
+        width = (least + (self.vocabulary - least) * draw(n, 1)).round()
         start = (draw(n, 1) * (self.vocabulary - width + 1)).floor()
         if self.ties:
             return (start + (draw(n, length) * width).floor()).long()

@@ -9,6 +9,7 @@ import addition_trials as addition
 import automaton_trials as automata
 import code_trials as codes
 import in_context_trials as in_context
+import leak_trials as leaking
 import reading_trials as reading
 import sweep_trials as sweeps
 from trial import Case, Trial
@@ -19,7 +20,7 @@ SCORES, RIDGE, FOURIER = "attention_scores", "ridge probe", "Fourier probe"
 ERASURE, CKA, TURNED = "erasure_effect", "similarity, CKA", "similarity, Procrustes"
 TRANSITIONS, SWAP = "compare_transitions", "state_swap"
 STEP, SIMILARITY = "effective_step", "attention_similarity"
-CODES, STEERING = "code_alignment", "code_steering"
+CODES, STEERING, LEAKS = "code_alignment", "code_steering", "leaks"
 SPECTRUM, LOGITS, NEURONS = "spectrum", "key_frequencies", "clusters_by_frequency"
 
 
@@ -69,6 +70,7 @@ NULLS = {
     "step_random": _null(STEP, "random weights", in_context.step),
     "similarity_of_y": _null(SIMILARITY, "heads that look by y", in_context.similarity),
     "codes_random": _null(CODES, "random network, states of other sequences", codes.aligned),
+    "leaks_random": _null(LEAKS, "three views of noise", leaking.leaked),
     "steering_random": _null(STEERING, "hand-built network, states of other sequences", codes.steered),
 }
 OPEN = {
@@ -122,6 +124,7 @@ PLANTED = {
     "step": _planted(STEP, "best step, noise of .1 of its largest weight", in_context.step, noise=0.1),
     "similarity": _planted(SIMILARITY, "1 of 4 heads, beside y", in_context.similarity, strength=2.0),
     "codes": _planted(CODES, "hand-built network, 2 of 3 sequences wrong", codes.aligned, right=0.33),
+    "leaks": _planted(LEAKS, "1 of 3 views", leaking.leaked, strength=1.0),
     "steering": _planted(STEERING, "hand-built network, 1 of 2 sites", codes.steered, right=1.0),
     "groups": _planted(PATCHING, "hand-built network, groups of neurons", addition.groups_patched),
 }

@@ -22,7 +22,14 @@ MORE = (
     "cka_9",
     "procrustes",
 )
-MORE += ("patch_16", "path_16", "ablate_16", "directions_16")  # left to the benchmark
+MORE += (
+    "leaks",
+    "leaks_random",
+    "patch_16",
+    "path_16",
+    "ablate_16",
+    "directions_16",
+)  # left to the benchmark
 MOST_MISSED = dict.fromkeys(PLANTED, 0.1) | {
     "pairs": 0.1, "directions_40": 0.25, "probe": 0.25, "erase": 0.35, "groups": 0.25,
 }  # fmt: skip

@@ -195,7 +195,11 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "moved_positions": move_bars,
     "position_moves": move_bars,
     "prefix_max_match": match_bars,
+    "prefix_max_at_fall": match_bars,
+    "prefix_max_at_fall_dense": match_bars,
     "prefix_max_ablation": effect_map,
+    "prefix_max_match_dense": match_bars,
+    "prefix_max_ablation_dense": effect_map,
 }
 
 

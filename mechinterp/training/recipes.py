@@ -154,8 +154,10 @@ SORTEDNESS = {
         eval_every=200,
     )
 }
+SORTEDNESS["slow"] = replace(SORTEDNESS["fast"], steps=12_000)
 """New pairs at every step, all of one length, so that nothing is padded. Twice the batch learns no more a
-step, and twice the rate less."""
+step, and twice the rate less. Drawn positions, ALiBi in both directions, and windows of the vocabulary want
+the slow one."""
 
 LINEAR_REGRESSION = {"fast": ONE_LAYER, "layers": LAYERS, "deep": DEEP_REGRESSION}
 

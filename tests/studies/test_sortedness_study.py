@@ -26,14 +26,16 @@ CLAIMS = {
 RESULTS = {
     "leaks_by_length", "network_scores", "score_curves", "accuracy_by_length", "accuracy_by_place",
     "accuracy_by_ties", "attention_dilution", "position_table", "shift_maps", "position_moves",
-    "prefix_max_match", "prefix_max_ablation",
+    "prefix_max_match", "prefix_max_at_fall", "prefix_max_ablation", "prefix_max_match_dense",
+    "prefix_max_at_fall_dense", "prefix_max_ablation_dense",
 }  # fmt: skip
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Small networks trained for two steps, and few sequences."""
-    monkeypatch.setitem(networks.SORTEDNESS, "fast", Recipe(steps=2, batch_size=8, eval_every=1))
+    for pace in ("fast", "slow"):
+        monkeypatch.setitem(networks.SORTEDNESS, pace, Recipe(steps=2, batch_size=8, eval_every=1))
     build = networks.sortedness
     small = {"d_model": 8, "n_heads": 2, "d_mlp": 8}
     monkeypatch.setattr(
@@ -78,9 +80,11 @@ def test_analyses_find_the_mechanism_of_the_hand_built_network(planted):
     diluted = dilution(planted, task)
     assert (diluted.values > 0.999).all()
     assert (abs(diluted.control - diluted.extra["even"]) < 0.5).all()
-    match, lost = heads(planted[FREE], 400)
-    assert match.values[0, 0] > 0.999
-    assert match.extra["p_adjusted"][0, 0] < 0.05
+    match, at_fall, lost = heads(planted[FREE], 400)
+    for found in (match, at_fall):
+        assert found.values[0, 0] > 0.999
+        assert found.extra["p_adjusted"][0, 0] < 0.05
+        assert (found.values.values.ravel()[1:] < 0.6).all()
     assert abs(float(lost.values[0, 1]) - 1) < 1e-9
     assert float(lost.values[0, 0]) < 0.8
 

@@ -51,10 +51,14 @@ PLAN = (
     ),
     (
         "The mechanism without positions",
-        "Heads that look at the largest token so far, and what each is needed for.",
-        ("prefix_max_match", "prefix_max_ablation"),
+        "Heads that look at the largest token so far, in random sequences and at the fall of the task's own, "
+        "and what each is needed for; then those of the network that was trained on dense sequences.",
+        (
+            "prefix_max_match", "prefix_max_at_fall", "prefix_max_ablation", "prefix_max_match_dense",
+            "prefix_max_at_fall_dense", "prefix_max_ablation_dense",
+        ),
     ),
-)
+)  # fmt: skip
 
 FAST = {"vocabulary": 12, "n_test": 600}
 """Fewer integers are learned sooner."""

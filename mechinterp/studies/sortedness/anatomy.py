@@ -23,7 +23,7 @@ from mechinterp.analysis.statistics import proportion_interval
 from mechinterp.models.positions import sinusoidal_table
 from mechinterp.result import Result
 from mechinterp.studies.networks import Trained, network_scores, score_curves
-from mechinterp.studies.sortedness.networks import FREE, KINDS, LEARNED, SHUFFLED, sharper
+from mechinterp.studies.sortedness.networks import DENSE, FREE, KINDS, LEARNED, SHUFFLED, sharper
 from mechinterp.tasks.base import Batch
 from mechinterp.tasks.sortedness import Sortedness
 
@@ -33,7 +33,7 @@ SHIFTS = (1, 2, 4)
 """Tokens by which positions are moved, or mapped on."""
 ATTENDED = 100
 """Pairs of sequences in which attention is looked at."""
-ENCODED = tuple(name for name in KINDS if name != SHUFFLED)
+ENCODED = tuple(name for name in KINDS if name not in (DENSE, SHUFFLED))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,7 @@ class Anatomy:
             maps(networks[LEARNED], task),
             *moves(networks, task, n),
             *heads(networks[FREE], n),
+            *(replace(result, name=f"{result.name}_dense") for result in heads(networks[DENSE], n)),
         ]
         return cls(
             task=task, networks=networks, scores=scores, untrained=untrained,
@@ -323,7 +324,8 @@ def moves(networks: Mapping[str, Trained], task: Sortedness, n: int) -> list[Res
 
 
 def heads(one: Trained, n: int) -> Sequence[Result]:
-    """Which heads of the network without positions look at the largest token so far, and which it needs."""
+    """Which heads of a network without positions look at the largest token so far, in random sequences and at
+    the fall of its own, and which it needs."""
     generator = torch.Generator().manual_seed(one.task.seed)
     tokens = torch.randint(one.task.vocabulary, (200, one.task.train_lengths[1]), generator=generator)
     found = match_score(
@@ -331,9 +333,19 @@ def heads(one: Trained, n: int) -> Sequence[Result]:
         untrained=one.untrained, draws=200, gate=one.gate, seed=one.task.seed,
     )  # fmt: skip
     batch = one.task.of_length(one.task.train_lengths[1], n)
+    falls = batch[batch.targets[:, 0] == 0]
+    at_fall = match_score(
+        one.model, falls.inputs, falls.variables["prefix_max"], key_variable=falls.inputs, include_self=True,
+        queries=falls.variables["place"][:, None], untrained=one.untrained, draws=200, gate=one.gate,
+        seed=one.task.seed,
+    )  # fmt: skip
     held_out = one.task.of_length(one.task.train_lengths[1], n, "val")
     lost = ablation(
         one.model, batch.inputs, accuracy(batch.targets), reference="resample", held_out=held_out.inputs,
         gate=one.gate, seed=one.task.seed,
     )  # fmt: skip
-    return [replace(found, name="prefix_max_match"), replace(lost, name="prefix_max_ablation")]
+    return [
+        replace(found, name="prefix_max_match"),
+        replace(at_fall, name="prefix_max_at_fall"),
+        replace(lost, name="prefix_max_ablation"),
+    ]

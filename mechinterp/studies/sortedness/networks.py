@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 
@@ -18,6 +19,8 @@ from mechinterp.training.recipes import SORTEDNESS
 DIRECTIONS = ("causal", "bidirectional")
 SHUFFLED = "none, causal, on shuffles"
 """Trained on random orders, as published; asked about exchanged neighbours like all others."""
+DENSE = "none, causal, dense"
+"""Trained on windows of the vocabulary, in which short sequences are as dense as long ones."""
 
 
 def named(encoding: str, direction: str) -> str:
@@ -29,6 +32,12 @@ FREE, BLIND = named("none", "causal"), named("none", "bidirectional")
 SINES, LEARNED = named("sinusoidal", "causal"), named("learned", "causal")
 
 
+SLOW = dict.fromkeys(
+    (named("alibi", "bidirectional"), *(named("randomised", direction) for direction in DIRECTIONS)), "slow"
+)
+"""Networks that learn late."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodedKind(Kind):
     """One kind of network.
@@ -36,21 +45,23 @@ class EncodedKind(Kind):
     Args:
         encoding: how it knows where a token stands.
         direction: whether a token sees later ones.
-        negatives: how the sequences that it is trained on are unsorted.
+        data: fields of the task that it is trained on.
+        pace: the recipe of ``SORTEDNESS``.
     """
 
     encoding: str
     direction: str
-    negatives: str = "adjacent"
+    data: Mapping[str, Any] = field(default_factory=dict)
+    pace: str = "fast"
 
     @property
     def recipe(self) -> Recipe:
-        """That of ``SORTEDNESS``."""
-        return SORTEDNESS["fast"]
+        """Its recipe."""
+        return SORTEDNESS[self.pace]
 
     def posed(self, task: Sortedness) -> Sortedness:
-        """With its negatives."""
-        return replace(task, negatives=self.negatives)
+        """With its data."""
+        return replace(task, **self.data)
 
     def asked(self, task: Sortedness) -> Sortedness:
         """The study's own, whatever it was trained on."""
@@ -62,11 +73,17 @@ class EncodedKind(Kind):
 
 
 KINDS: Mapping[str, EncodedKind] = {
-    named(encoding, direction): EncodedKind(encoding=encoding, direction=direction)
+    named(encoding, direction): EncodedKind(
+        encoding=encoding, direction=direction, pace=SLOW.get(named(encoding, direction), "fast")
+    )
     for direction in DIRECTIONS
     for encoding in ENCODINGS
-} | {SHUFFLED: EncodedKind(encoding="none", direction="causal", negatives="shuffle")}
-"""Six encodings in both directions, and one network that is trained on random orders."""
+} | {
+    DENSE: EncodedKind(encoding="none", direction="causal", data={"windows": True}, pace="slow"),
+    SHUFFLED: EncodedKind(encoding="none", direction="causal", data={"negatives": "shuffle"}),
+}
+"""Six encodings in both directions; and without positions one that is trained on dense sequences, and one on
+random orders."""
 
 
 def sharper(model: HookedTransformer, n_keys: int) -> HookedTransformer:

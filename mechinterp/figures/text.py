@@ -30,9 +30,8 @@ def need_dots(result: Result) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(title=f"{result.values.attrs['units']} on held-out problems", range=[-0.1, 1.1])
     figure.update_yaxes(automargin=True, range=[-0.6, len(names) - 0.3])
-    figure = styled(
-        figure, "What each network scores; less than -.08 is drawn there", height=200 + 45 * len(names)
-    )
+    low = "; less than -.08 is drawn there" * any(bool((array < -0.08).any()) for _, array, *_ in marks)
+    figure = styled(figure, f"What each network scores{low}", height=200 + 45 * len(names))
     return figure.update_layout(legend={"y": -0.28})
 
 

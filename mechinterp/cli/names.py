@@ -88,9 +88,9 @@ def options_of(
 
 
 def folder_name(name: str, config: Any) -> str:
-    """A run folder's name: what differs from the defaults."""
+    """A run folder's name: what differs from the defaults, but for who does the work."""
     default = type(config)()
-    values = {f.name: getattr(config, f.name) for f in fields(config)}
+    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "workers"}
     changed = [f"{key}-{value}" for key, value in values.items() if value != getattr(default, key)]
     whole = quote("_".join([name, *changed]), safe="")  # a pattern may have what no file name can
     if len(whole) <= LONGEST_NAME:

@@ -43,7 +43,9 @@ def _by_direction(
                 showlegend=False, line={"color": colour, "dash": "dot"}, row=1, col=column,
                 name=f"{encoding}, sharper",
             )  # fmt: skip
-    figure.update_xaxes(title="tokens", type="log", tickvals=list(solid.length.values))
+    lengths = solid.length.values
+    ends = [float(np.log10(lengths[0] / 1.2)), float(np.log10(lengths[-1] * 1.2))]
+    figure.update_xaxes(title="tokens", type="log", tickvals=list(lengths), range=ends)
 
 
 def length_lines(result: Result) -> go.Figure:
@@ -55,13 +57,13 @@ def length_lines(result: Result) -> go.Figure:
     shortest, longest = map(int, str(result.provenance["trained at"]).split(" to "))
     for column in (1, 2):
         figure.add_vrect(
-            x0=shortest, x1=longest, fillcolor=GOLD, opacity=0.15, line_width=0, row=1, col=column,
-            annotation_text="trained" if column == 1 else None, annotation_position="bottom left",
-        )  # fmt: skip
+            x0=shortest, x1=longest, fillcolor=GOLD, opacity=0.15, line_width=0, row=1, col=column
+        )
         figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"}, row=1, col=column)
     figure.update_yaxes(title="accuracy", range=[0.44, 1.03], row=1, col=1)
     figure.update_annotations(font={"size": 12})
-    return styled(figure, "Accuracy by length; dotted: scores grow with log n beyond training", height=430)
+    said = "Accuracy by length; shaded: lengths of training; dotted: scores grow with log n beyond them"
+    return styled(figure, said, height=430).update_layout(legend={"y": -0.26})
 
 
 def dilution_lines(result: Result) -> go.Figure:
@@ -79,7 +81,7 @@ def dilution_lines(result: Result) -> go.Figure:
     figure.update_yaxes(title="attention on the fall", range=[-0.03, 1.03], row=1, col=1)
     figure.update_annotations(font={"size": 12})
     said = "The last token's attention on the fall, in the head that looks there most; dotted: log n"
-    return styled(figure, said, height=430)
+    return styled(figure, said, height=430).update_layout(legend={"y": -0.26})
 
 
 def accuracy_maps(result: Result) -> go.Figure:
@@ -153,14 +155,13 @@ def table_maps(result: Result) -> go.Figure:
     """Position vectors, those before training, and the frequencies along the sequence of both."""
     tables = {"trained": result.values} | ({} if result.control is None else {"untrained": result.control})
     figure = make_subplots(
-        rows=1, cols=3, horizontal_spacing=0.08, column_widths=[0.33, 0.33, 0.34],
-        subplot_titles=["trained", "before training", "along the sequence"],
-    )  # fmt: skip
+        rows=1, cols=3, horizontal_spacing=0.13, subplot_titles=["trained", "before training", "spectrum"]
+    )
+    size = max(float(np.abs(table).max()) for table in tables.values())
     for column, table in enumerate(tables.values(), 1):
-        size = float(np.abs(table).max())
         figure.add_heatmap(
             z=table.values, colorscale=DIVERGING, zmid=0, zmin=-size, zmax=size, row=1, col=column,
-            colorbar={"thickness": 9, "x": (0.275, 0.635)[column - 1], "title": {"text": "entry"}},
+            colorbar={"thickness": 9, "x": 0.63, "title": {"text": "entry"}}, showscale=column == 1,
             hovertemplate="position %{y}, dimension %{x}: %{z:.3f}<extra></extra>",
         )  # fmt: skip
         figure.update_xaxes(title="dimension", row=1, col=column)

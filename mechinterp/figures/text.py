@@ -32,7 +32,7 @@ def need_dots(result: Result) -> go.Figure:
     figure.update_yaxes(automargin=True, range=[-0.6, len(names) - 0.3])
     low = "; less than -.08 is drawn there" * any(bool((array < -0.08).any()) for _, array, *_ in marks)
     figure = styled(figure, f"What each network scores{low}", height=200 + 45 * len(names))
-    return figure.update_layout(legend={"y": -0.28})
+    return figure.update_layout(legend={"y": -90 / (90 + 45 * len(names))})
 
 
 def reader_bars(result: Result) -> go.Figure:

@@ -9,7 +9,7 @@ from mechinterp import fit, models, tasks
 from mechinterp.analysis.attention_match import match_score
 from mechinterp.analysis.gates import Gate
 from mechinterp.analysis.leaks import leaks
-from mechinterp.studies.sortedness.networks import sharper
+from mechinterp.models.sharpened import sharpened
 from mechinterp.training.recipes import SORTEDNESS
 
 
@@ -22,7 +22,7 @@ def main(encoding: str = "none", steps: int = 6000, n: int = 1000) -> None:
     fit(model, task, replace(SORTEDNESS["fast"], steps=int(steps)))
     gate, tokens = Gate.of(model.eval(), task), torch.rand(100, 16).mul(task.vocabulary).long()
     print(gate)
-    for name, one in (("as trained", model), ("sharper with log n", sharper(model, 16))):
+    for name, one in (("as trained", model), ("sharper with log n", sharpened(model, 16))):
         for batch in map(task.of_length, (16, 64, 256)):
             print(name, batch.inputs.shape[1], task.score(task.answers(one, batch), batch))
     seen = {"key_variable": tokens, "include_self": True, "untrained": before, "draws": 100, "gate": gate}

@@ -1,10 +1,8 @@
-"""Position vectors: what they look like, whether a shift of them is a linear map, and whether a network
-cares.
+"""Position vectors: what they look like, whether a shift of them is a linear map, and whether networks care.
 
- A shift of sinusoidal positions is a rotation, whatever the position (Vaswani et al. 2017, section 3.5), and
- so
-may be used by one linear map. That it may is no reason that it is: moved positions say whether a network goes
-by the distance between tokens or by where they stand.
+A shift of sinusoidal positions is a rotation, whatever the position (Vaswani et al. 2017, section 3.5), which
+one linear map may do. That it may is no reason that it is done: moved positions say whether a network goes by
+the distance between tokens or by where they stand.
 """
 
 from __future__ import annotations
@@ -90,10 +88,12 @@ def shift_maps(
     Args:
         tables: position vectors by name.
         shifts: of k.
+        seed: of the random order.
 
     Returns:
-        Dims ``table``, ``shift``: R², held out. The control has the same vectors in a random order, in which
-        nothing but chance leads from one to the next. Trivial is that of their mean, 0.
+        Dims ``table``, ``shift``: R² of a linear map and an offset, held out. The control has the same
+        vectors in a random order, in which nothing but chance leads from one to the next. Trivial is that of
+        the mean of all, 0; that of the mean of all others, which alone can be known, is a little below.
 
     Raises:
         ValueError: a shift that leaves fewer than four positions.
@@ -149,8 +149,10 @@ def moved_positions(
     Args:
         model: one whose position vectors are added to the stream, at ``hook_pos_embed``.
         inputs: ids ``[batch, pos]``.
-        metric: takes outputs ``[batch, read, d_out]``, gives one number for each example.
+        metric: takes outputs ``[batch, read, d_out]``, gives one number for each example ``[batch]``.
         moves: rows of ``W_pos`` that the tokens get, by name.
+        read: the positions read.
+        seed: of the random orders and of the bootstrap.
 
     Returns:
         Dim ``move``: means of the metric. Trivial is the intact network's, the control that of positions in

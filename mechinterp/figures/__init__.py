@@ -62,11 +62,13 @@ from mechinterp.figures.lens import attribution_bars, edge_maps, lens_lines, nod
 from mechinterp.figures.probes import belief_maps, code_maps, score_maps, wave_lines
 from mechinterp.figures.sortedness import (
     accuracy_maps,
+    density_lines,
     dilution_lines,
     leak_bars,
     leak_lines,
     length_lines,
     move_bars,
+    sharpening_bars,
     shift_lines,
     table_maps,
 )
@@ -188,7 +190,10 @@ _DRAWN_BY: dict[str, Callable[[Result], go.Figure]] = {
     "leaks_by_length": leak_lines,
     "accuracy_by_length": length_lines,
     "accuracy_by_place": accuracy_maps,
+    "accuracy_by_gap": accuracy_maps,
     "accuracy_by_ties": accuracy_maps,
+    "accuracy_by_density": density_lines,
+    "sharpening": sharpening_bars,
     "attention_dilution": dilution_lines,
     "position_table": table_maps,
     "shift_maps": shift_lines,

@@ -66,6 +66,38 @@ def length_lines(result: Result) -> go.Figure:
     return styled(figure, said, height=430).update_layout(legend={"y": -0.26})
 
 
+def density_lines(result: Result) -> go.Figure:
+    """Accuracy on short sequences as dense as longer ones; dotted, at the longer lengths themselves."""
+    figure = make_subplots(
+        rows=1, cols=2, shared_yaxes=True, subplot_titles=_DIRECTIONS, horizontal_spacing=0.04
+    )
+    _by_direction(figure, result, result.values, result.extra["at_length"], ends=True)
+    for column in (1, 2):
+        figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"}, row=1, col=column)
+    figure.update_xaxes(title="as dense as so many tokens")
+    figure.update_yaxes(title="accuracy", range=[0.44, 1.03], row=1, col=1)
+    figure.update_annotations(font={"size": 12})
+    said = f"Accuracy on {result.provenance['tokens']} tokens as dense as more; dotted: on so many tokens"
+    return styled(figure, said, height=430).update_layout(legend={"y": -0.26})
+
+
+def sharpening_bars(result: Result) -> go.Figure:
+    """What sharper attention of some layers does: a group of bars for each measure."""
+    figure = go.Figure()
+    for colour, name in zip((GREY, *LINES), result.values.layers.values):
+        row = result.values.sel(layers=name)
+        figure.add_bar(
+            x=[str(x) for x in row.measure.values], y=row.values, name=str(name), marker={"color": colour}
+        )
+    figure.update_yaxes(title="accuracy, or share of attention", range=[0, 1.03])
+    figure.update_xaxes(title="measure")
+    factor = result.provenance["factor"]
+    figure = styled(
+        figure, f"Scores multiplied by {factor}, in some layers: {result.provenance['network']}", height=420
+    )
+    return figure.update_layout(barmode="group")
+
+
 def dilution_lines(result: Result) -> go.Figure:
     """The last token's attention on the fall by length, beside even attention."""
     figure = make_subplots(
@@ -104,8 +136,12 @@ def accuracy_maps(result: Result) -> go.Figure:
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_xaxes(tickangle=-40)
     figure.update_annotations(font={"size": 12})
-    said = {"kind": "by where the sequence falls", "ties": "by how many tokens are equal"}[of]
-    figure = styled(figure, f"Accuracy {said}; white is chance", height=150 + 330 * rows, legend=False)
+    said = {
+        "kind": "by where the sequence falls",
+        "gap": "where the sequence falls, by how much",
+        "ties": "by how many tokens are equal",
+    }[of]
+    figure = styled(figure, f"Accuracy {said}; white is half", height=150 + 330 * rows, legend=False)
     return figure.update_layout(margin={"b": 90})
 
 

@@ -73,8 +73,8 @@ class TransformerConfig(TransformerLensConfig):
 
     attn_log_n: int = 0
     """From so many keys on, scores are multiplied by log(keys) / log(this) before the softmax (Chiang &
-    Cholak 2022), which keeps attention as sharp as it is there; 0: never. ``hook_attn_scores`` has the
-    scores before that."""
+    Cholak 2022), ALiBi's biases along with them, which keeps attention as sharp as it is there; 0: never.
+    ``hook_attn_scores`` has the scores before that."""
 
     rotary_dim: int | None = None
     """How many of a head's dimensions rotate; ``None`` means all of them."""

@@ -220,7 +220,7 @@ def sortedness(task: Sortedness, encoding: str = "none", **changes: Any) -> Hook
     kinds: dict[str, dict[str, Any]] = {
         "learned": {
             "positional_embedding_type": "standard",
-            "learned_positions": min(task.train_lengths[1], task.longest),
+            "learned_positions": task.train_lengths[1],
         },
         "randomised": {
             "positional_embedding_type": "sinusoidal",

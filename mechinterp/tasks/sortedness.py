@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -29,8 +30,9 @@ class Sortedness(Task):
     exactly half of all cases, and there is one fall, at any place alike. With ``"shuffle"`` the second is in
     random order, as in a published homework, and its ends mostly tell.
 
-    Inputs ``[batch, length]`` are integers below ``vocabulary``; ``pad`` follows shorter ones where a batch
-    has several lengths. The answer is read at the last token: 1 sorted, 0 not.
+    Inputs ``[batch, length]`` are integers below ``vocabulary``, and the answer is read at the last token: 1
+    sorted, 0 not. A batch has one length: nothing is padded. Longer sequences are denser, their neighbours
+    nearly equal; ``of_length(..., as_dense_as=...)`` gives short ones as dense, to tell the two apart.
 
     Variables: ``place`` of the first fall ``[batch]``, the token that is smaller than the one before it, -1
     if there is none; ``gap``, by how much, 0 if there is none; ``tie_rate``, the share of neighbours that are
@@ -62,13 +64,12 @@ class Sortedness(Task):
     ties: bool = True
     """Whether a token may occur twice."""
 
-    windows: bool = False
-    """Whether each sequence's tokens are drawn from a stretch of the vocabulary, as wide as all of it or
-    narrower, down to that in which it is as dense as the longest ones, whose neighbours are nearly equal;
-    all widths alike."""
+    windows: int = 0
+    """The least width of the stretch of the vocabulary that each sequence's tokens are drawn from, all widths
+    up to the whole being as likely; 0 always draws from the whole."""
 
     n_test: int = 2000
-    """Sequences of the test split; of val a fifth, and so at each length asked for."""
+    """Sequences of the test split, at each length; of val a fifth."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,21 +84,27 @@ class Sortedness(Task):
             raise ValueError(
                 f"expected train_lengths of the shortest and the longest, got {self.train_lengths}; give two"
             )
-        if not self.test_lengths:
-            raise ValueError("expected at least one of test_lengths, got none; name some")
+        if list(self.test_lengths) != sorted(set(self.test_lengths)) or not self.test_lengths:
+            raise ValueError(
+                f"expected test_lengths that increase, at least one, got {self.test_lengths}; sort them"
+            )
         for length in (*self.train_lengths, *self.test_lengths):
             self._check_length(length)
-        if self.n_test < 10 * self.n_lengths or self.seed < 0:
+        if not (self.windows == 0 or 2 <= self.windows <= self.vocabulary):
             raise ValueError(
-                f"expected n_test of at least {10 * self.n_lengths}, ten for each length of training, and "
-                f"seed >= 0, got {self.n_test} and {self.seed}; raise them"
+                f"expected windows of 2 to {self.vocabulary} integers, or 0 for the whole vocabulary, got "
+                f"{self.windows}; change it"
+            )
+        if self.n_test < 10 or self.seed < 0:
+            raise ValueError(
+                f"expected n_test >= 10 and seed >= 0, got {self.n_test} and {self.seed}; raise them"
             )
 
     def _check_length(self, length: int) -> None:
-        if length < SHORTEST:
+        if not isinstance(length, int) or length < SHORTEST:
             raise ValueError(
-                f"expected lengths of at least {SHORTEST}, got {length}: of shorter ones no two neighbours "
-                "between the ends can change places; raise it"
+                f"expected whole lengths of at least {SHORTEST}, got {length}: of shorter ones no two "
+                "neighbours between the ends can change places; raise it"
             )
         if not self.ties and length > self.vocabulary:
             raise ValueError(
@@ -106,19 +113,9 @@ class Sortedness(Task):
             )
 
     @property
-    def pad(self) -> int:
-        """The id behind the end of shorter sequences."""
-        return self.vocabulary
-
-    @property
     def d_vocab(self) -> int:
-        """Integers and the padding."""
-        return self.vocabulary + 1
-
-    @property
-    def n_lengths(self) -> int:
-        """How many lengths train."""
-        return self.train_lengths[1] - self.train_lengths[0] + 1
+        """How many integers there are."""
+        return self.vocabulary
 
     @property
     def longest(self) -> int:
@@ -140,74 +137,69 @@ class Sortedness(Task):
         """
         shortest, longest = self.train_lengths
         length = int(torch.randint(shortest, longest + 1, (), generator=generator))
-        return self._batch(n, length, generator, variables)
+        return self._batch(n, length, generator, variables, self.windows)
 
     def dataset(self, split: Split) -> Batch:
-        """Fixed sequences, other ones for each split: as many of each length of training, padded and masked.
+        """Fixed sequences of the longest length of training, other ones for each split.
 
         Raises:
             ValueError: no such split.
         """
-        longest, each = self.train_lengths[1], max(1, self._size(split) // (2 * self.n_lengths))
-        parts = [
-            self.of_length(length, 2 * each, split) for length in range(self.train_lengths[0], longest + 1)
-        ]
+        return self.of_length(self.train_lengths[1], split=split)
 
-        def padded(of: list[Tensor], value: int) -> Tensor:
-            grown = [torch.nn.functional.pad(x, (0, longest - x.shape[1]), value=value) for x in of]
-            return torch.cat(grown)
-
-        lengths = torch.cat([part.variables["length"] for part in parts])
-        known = {
-            name: padded([part.variables[name] for part in parts], 0)
-            if parts[0].variables[name].ndim == 2
-            else torch.cat([part.variables[name] for part in parts])
-            for name in parts[0].variables
-        }
-        return Batch(
-            inputs=padded([part.inputs for part in parts], self.pad),
-            targets=torch.cat([part.targets for part in parts]),
-            read=lengths[:, None] - 1,
-            mask=torch.arange(longest) < lengths[:, None],
-            variables=known,
-        )
-
-    def of_length(self, length: int, n: int | None = None, split: Split = "test") -> Batch:
-        """Fixed sequences of one length, other ones for each split.
+    def of_length(
+        self, length: int, n: int | None = None, split: Split = "test", as_dense_as: int | None = None
+    ) -> Batch:
+        """Fixed sequences of one length, other ones for each split, drawn anew like those of training.
 
         Args:
             n: how many; by default those of the split.
+            as_dense_as: a length whose sequences, drawn from the whole vocabulary, have as many tokens for
+                each integer; these are then drawn from a stretch that is narrower by as much.
 
         Raises:
             ValueError: an odd number, no such split, or a length that cannot be.
         """
         self._check_length(length)
-        size = self._size(split)
-        generator = torch.Generator().manual_seed(self.seed + 10**6 * PLACES[split] + 10**3 * length)
-        return self._batch(size - size % 2 if n is None else n, length, generator, True)
+        size, width = self._size(split), 0
+        if as_dense_as is not None:
+            width = min(self.vocabulary, max(2, round(self.vocabulary * length / as_dense_as)))
+        generator = torch.Generator().manual_seed(self.seed + 10**6 * PLACES[split] + 10**3 * length + width)
+        drawn = size - size % 2 if n is None else n
+        windows = width or self.windows
+        return self._batch(drawn, length, generator, True, windows, only=width > 0)
 
     def _size(self, split: str) -> int:
         if split not in PLACES:
             raise ValueError(f"expected split train, val or test, got {split!r}; there is no other")
         return self.n_test if split == "test" else self.n_test // 5
 
-    def _batch(self, n: int, length: int, generator: torch.Generator, variables: bool) -> Batch:
+    def _batch(
+        self,
+        n: int,
+        length: int,
+        generator: torch.Generator,
+        variables: bool,
+        windows: int,
+        only: bool = False,
+    ) -> Batch:
         if n < 2 or n % 2:
             raise ValueError(f"expected an even number of sequences, since they come in pairs, got {n}")
-        ordered, other = self._pairs(n // 2, length, generator)
+        draw = partial(self._values, length=length, generator=generator, windows=windows, only=only)
+        ordered, other = self._pairs(n // 2, length, generator, draw)
         inputs = torch.stack((ordered, other), 1).flatten(0, 1)
         targets = torch.tensor([[1], [0]]).repeat(n // 2, 1)
         known = facts(inputs) if variables else {}
         return Batch(inputs=inputs, targets=targets, read=(-1,), variables=known)
 
     def _pairs(
-        self, n: int, length: int, generator: torch.Generator
+        self, n: int, length: int, generator: torch.Generator, draw: Callable[[int], Tensor]
     ) -> tuple[Int[Tensor, "n length"], Int[Tensor, "n length"]]:
         """Sorted sequences, and the same tokens unsorted; what cannot be unsorted is drawn again."""
         ordered, other = (torch.empty(n, length, dtype=torch.long) for _ in range(2))
         left = torch.arange(n)
         for _ in range(DRAWS):
-            drawn = self._values(len(left), length, generator).sort(1).values
+            drawn = draw(len(left)).sort(1).values
             mixed, done = self._unsorted(drawn, generator)
             ordered[left], other[left] = drawn, mixed
             left = left[~done]
@@ -218,18 +210,17 @@ class Sortedness(Task):
             f"draws; raise vocabulary={self.vocabulary}"
         )
 
-    def _values(self, n: int, length: int, generator: torch.Generator) -> Int[Tensor, "n length"]:
-        if not self.windows:
-            if self.ties:
-                return torch.randint(self.vocabulary, (n, length), generator=generator)
-            return torch.rand(n, self.vocabulary, generator=generator).argsort(1)[:, :length]
-        draw = partial(torch.rand, generator=generator)
-        least = max(2, self.vocabulary * length / self.longest) if self.ties else length
-        width = (least + (self.vocabulary - least) * draw(n, 1)).round()
-        start = (draw(n, 1) * (self.vocabulary - width + 1)).floor()
+    def _values(
+        self, n: int, length: int, generator: torch.Generator, windows: int, only: bool
+    ) -> Int[Tensor, "n length"]:
+        """Tokens, from stretches of ``windows`` integers or more; or of just as many."""
+        size, draw = self.vocabulary, partial(torch.rand, generator=generator)
+        least = max(windows or size, 2 if self.ties else length)
+        width = (least + (0 if only else size - least) * draw(n, 1)).round()
+        start = (draw(n, 1) * (size - width + 1)).floor()
         if self.ties:
             return (start + (draw(n, length) * width).floor()).long()
-        keys = draw(n, self.vocabulary).masked_fill(torch.arange(self.vocabulary) >= width, torch.inf)
+        keys = draw(n, size).masked_fill(torch.arange(size) >= width, torch.inf)
         return start.long() + keys.argsort(1)[:, :length]
 
     def _unsorted(
@@ -252,20 +243,19 @@ class Sortedness(Task):
     def leaks(self, batch: Batch) -> dict[str, Float[Tensor, "batch feature"]]:
         """What could tell the answer though it is not the order: the ends, the tokens as a bag, the
         length."""
-        length = batch.variables["length"].long()[:, None]
-        first, last = batch.inputs[:, :1].float(), batch.inputs.gather(1, length - 1).float()
-        counts = torch.nn.functional.one_hot(batch.inputs, self.d_vocab)[..., : self.vocabulary].sum(1)
+        counts = torch.nn.functional.one_hot(batch.inputs, self.vocabulary).sum(1)
+        first, last = batch.inputs[:, :1].float(), batch.inputs[:, -1:].float()
         return {
             "first token": first,
             "last token": last,
             "first and last token": torch.cat((first, last), 1),
             "bag of tokens": counts.float(),
-            "length": length.float(),
+            "length": batch.variables["length"][:, None].float(),
         }
 
 
 def facts(inputs: Int[Tensor, "batch length"]) -> dict[str, Tensor]:
-    """The variables of sequences without padding."""
+    """The variables of sequences."""
     drop = (inputs[:, :-1] - inputs[:, 1:]).clamp_min(0)
     falls = drop > 0
     first = falls.byte().argmax(1)

@@ -5,6 +5,7 @@ import torch
 from small_networks import config, inputs, network
 
 from mechinterp.models.positions import PosEmbed, Rotary, alibi_bias, sinusoidal_table
+from mechinterp.models.sharpened import sharpened
 
 POSITIONS = torch.arange(7)
 
@@ -135,3 +136,15 @@ def test_a_log_of_the_keys_counts_those_that_may_be_looked_at():
     mask = torch.ones(tokens.shape, dtype=torch.bool)
     mask[:, 3:] = False
     torch.testing.assert_close(model(tokens, attention_mask=mask)[:, 2:3], alone)
+
+
+def test_a_sharpened_network_answers_alike_up_to_its_number_of_keys_and_not_beyond():
+    model = network("layernorm").eval()
+    made, tokens = sharpened(model, 4), inputs(model, length=7)
+    assert model.cfg.attn_log_n == 0
+    assert torch.equal(made(tokens[:, :4]), model(tokens[:, :4]))
+    torch.testing.assert_close(made(tokens)[:, :4], model(tokens)[:, :4])
+    assert not torch.allclose(made(tokens)[:, 6], model(tokens)[:, 6])
+    for n_keys, kind in ((1, "causal"), (4, "linear")):
+        with pytest.raises(ValueError, match="attn_log_n"):
+            sharpened(network(kind), n_keys)

@@ -44,8 +44,7 @@ def test_all_places_between_the_ends_are_exchanged_alike():
 
 
 def test_nothing_but_the_order_tells():
-    batch = TASK.dataset("test")
-    for seen in TASK.leaks(batch).values():
+    for seen in TASK.leaks(TASK.dataset("test")).values():
         assert torch.equal(seen[::2], seen[1::2])
     shuffled = Sortedness(negatives="shuffle", n_test=400)
     seen = shuffled.leaks(shuffled.dataset("test"))
@@ -53,25 +52,19 @@ def test_nothing_but_the_order_tells():
     assert torch.equal(seen["bag of tokens"][::2], seen["bag of tokens"][1::2])
 
 
-def test_variables_of_one_sequence_by_hand():
-    batch = Sortedness(vocabulary=9, train_lengths=(4, 5), test_lengths=(4,)).dataset("test")
-    rows, at = batch.inputs, torch.arange(5)
-    for row in range(0, len(batch), 37):
-        length = int(batch.variables["length"][row])
-        tokens = rows[row, :length]
-        assert (rows[row, length:] == 9).all()
-        assert torch.equal(batch.mask[row], at < length)
-        assert int(batch.read[row, 0]) == length - 1
-        largest = [max(tokens[: i + 1]).item() for i in range(length)]
-        assert batch.variables["prefix_max"][row, :length].tolist() == largest
-        falls = [i for i in range(1, length) if tokens[i] < tokens[i - 1]]
+@pytest.mark.parametrize("negatives", ["adjacent", "shuffle"])
+def test_variables_of_sequences_counted_by_hand(negatives):
+    batch = Sortedness(vocabulary=9, negatives=negatives).of_length(7, 80)
+    for row, tokens in enumerate(batch.inputs.tolist()):
+        largest = [max(tokens[: i + 1]) for i in range(7)]
+        assert batch.variables["prefix_max"][row].tolist() == largest
+        falls = [i for i in range(1, 7) if tokens[i] < tokens[i - 1]]
         assert batch.variables["place"][row] == (falls[0] if falls else -1)
         assert batch.variables["gap"][row] == (tokens[falls[0] - 1] - tokens[falls[0]] if falls else 0)
-        below = [i for i in range(length) if tokens[i] < largest[i]]
+        below = [i for i in range(7) if tokens[i] < largest[i]]
         assert batch.variables["descent"][row].nonzero()[:, 0].tolist() == below
-        ordered = sorted(tokens.tolist())
-        equal = len(ordered) - len(set(ordered))
-        assert batch.variables["tie_rate"][row] == pytest.approx(equal / (length - 1))
+        assert batch.variables["tie_rate"][row] == pytest.approx((7 - len(set(tokens))) / 6)
+        assert batch.variables["length"][row] == 7
 
 
 def test_without_ties_all_tokens_differ():
@@ -80,16 +73,28 @@ def test_without_ties_all_tokens_differ():
 
 
 @pytest.mark.parametrize("ties", [True, False])
-def test_windows_make_short_sequences_as_dense_as_long_ones_and_stay_within_the_vocabulary(ties):
-    lengths = (16, 128) if ties else (16, 100)
-    dense = Sortedness(windows=True, ties=ties, test_lengths=lengths, n_test=4000).of_length(16)
-    plain = Sortedness(ties=ties, test_lengths=lengths, n_test=4000).of_length(16)
-    assert dense.inputs.min() == 0 and dense.inputs.max() == 99  # noqa: PT018
-    spread = (dense.inputs.amax(1) - dense.inputs.amin(1))[::2]
-    assert spread.min() == 15 if not ties else 6 < spread.min() < 13
-    near = [(batch.variables["gap"][1::2] == 1).double().mean() for batch in (plain, dense)]
-    assert near[1] > 1.3 * near[0]
-    assert bool(dense.variables["tie_rate"].any()) == ties
+def test_windows_are_of_every_width_from_the_least_and_stay_within_the_vocabulary(ties):
+    task = Sortedness(windows=6, ties=ties, test_lengths=(16,), n_test=4000)
+    batch = task.of_length(16)
+    assert batch.inputs.min() == 0
+    assert batch.inputs.max() == 99
+    spread = (batch.inputs.amax(1) - batch.inputs.amin(1))[::2]
+    assert spread.min() == 15 if not ties else spread.min() <= 5
+    assert spread.max() > 90
+    assert 0.4 < (spread < 53).double().mean() < 0.65
+
+
+@pytest.mark.parametrize("length", [64, 256, 10**6])
+def test_short_sequences_can_be_as_dense_as_long_ones(length):
+    task = Sortedness(n_test=4000)
+    dense = task.of_length(16, as_dense_as=length)
+    width = max(2, round(100 * 16 / length))
+    assert (dense.inputs.amax(1) - dense.inputs.amin(1)).max() == width - 1
+    assert dense.inputs.min() == 0
+    assert dense.inputs.max() == 99
+    if length == 256:  # as often by one
+        near = [(b.variables["gap"][1::2] == 1).double().mean() for b in (dense, task.of_length(256, 2000))]
+        assert abs(near[0] - near[1]) < 0.05
 
 
 def test_splits_have_other_sequences_and_stay_the_same():
@@ -101,14 +106,10 @@ def test_splits_have_other_sequences_and_stay_the_same():
     assert not torch.equal(batches[2], Sortedness(n_test=400, seed=1).dataset("test").inputs)
 
 
-def test_every_length_of_training_is_sampled_and_in_every_split():
+def test_every_length_of_training_is_sampled():
     draws = generator()
     seen = {TASK.sample(8, draws, variables=False).inputs.shape[1] for _ in range(300)}
     assert seen == set(range(8, 17))
-    for split in SPLITS:
-        counts = TASK.dataset(split).variables["length"].bincount()[8:]
-        assert len(counts) == 9
-        assert counts.unique().numel() == 1
 
 
 def test_a_constant_answer_is_right_in_exactly_half():
@@ -121,12 +122,16 @@ WRONG = {
     "no_vocabulary": ({"vocabulary": 0}, "vocabulary of at least 2"),
     "all_equal": ({"vocabulary": 1}, "equal tokens are always sorted"),
     "length_1": ({"train_lengths": (1, 8)}, "at least 4, got 1"),
-    "test_length_3": ({"test_lengths": (8, 3)}, "at least 4, got 3"),
+    "test_length_3": ({"test_lengths": (3, 8)}, "at least 4, got 3"),
     "reversed": ({"train_lengths": (16, 8)}, "shortest and the longest"),
-    "no_lengths": ({"test_lengths": ()}, "at least one of test_lengths"),
+    "no_lengths": ({"test_lengths": ()}, "at least one"),
     "negatives": ({"negatives": "reverse"}, "adjacent or shuffle"),
     "no_ties_too_long": ({"ties": False, "vocabulary": 32}, "at most 32 different tokens"),
-    "few": ({"n_test": 50}, "n_test of at least 90"),
+    "unsorted": ({"test_lengths": (16, 8)}, "test_lengths that increase"),
+    "twice": ({"test_lengths": (8, 8)}, "test_lengths that increase"),
+    "narrow": ({"windows": 1}, "windows of 2 to 100"),
+    "wide": ({"windows": 101}, "windows of 2 to 100"),
+    "few": ({"n_test": 4}, "n_test >= 10"),
     "seed": ({"seed": -1}, "seed >= 0"),
 }
 

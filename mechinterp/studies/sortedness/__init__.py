@@ -42,12 +42,16 @@ PLAN = (
         "Beyond the lengths of training",
         "Half is chance. Dotted: the same networks, their scores made to grow with log n beyond the lengths "
         "of training. Then by where the fall is, and by how many tokens are equal.",
-        ("accuracy_by_length", "accuracy_by_place", "accuracy_by_ties"),
+        ("accuracy_by_length", "accuracy_by_place", "accuracy_by_gap", "accuracy_by_ties"),
     ),
     (
         "Why they fail",
-        "Attention that is left for the fall, and what position vectors are and do.",
-        ("attention_dilution", "position_table", "shift_maps", "position_moves"),
+        "Longer sequences are denser, and their neighbours nearer to one another; attention that is "
+        "left for the fall is less; and positions are new. What each does by itself.",
+        (
+            "accuracy_by_density", "attention_dilution", "sharpening", "position_table", "shift_maps",
+            "position_moves",
+        ),
     ),
     (
         "The mechanism without positions",
@@ -62,7 +66,7 @@ PLAN = (
 
 FAST = {"vocabulary": 12, "n_test": 600}
 """Fewer integers are learned sooner."""
-CUT = " With --fast there are 12 integers, and networks had a tenth of their steps."
+CUT = " With --fast there are 12 integers, and networks had a twentieth of their steps."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +89,7 @@ class SortednessStudy:
     """Seed of sequences and initial weights."""
 
     fast: bool = False
-    """One seed, few integers, and a tenth of the steps."""
+    """One seed, few integers, and a twentieth of the steps."""
 
     workers: int = 0
     """Networks that are trained side by side, each by a process of its own; 0: as many as there are cores."""
@@ -131,7 +135,7 @@ def study(config: SortednessStudy, out: str | Path, watch: Watch = silent) -> St
     settings = {name: value for name, value in asdict(config).items() if name != "workers"}
     run = Run.create(out, {"kind": "study", "study": "sortedness", **settings})
     take_apart = partial(Anatomy.of, n=400) if config.fast else Anatomy.of
-    share, workers = 0.1 if config.fast else 1.0, config.workers or os.cpu_count() or 1
+    share, workers = 0.05 if config.fast else 1.0, config.workers or os.cpu_count() or 1
     found = every_seed(
         tasks, KINDS, take_apart, run.path, watch, fast=config.fast, share=share, workers=workers
     )

@@ -11,11 +11,14 @@ import numpy as np
 from mechinterp.result import Claim, Result
 from mechinterp.studies.networks import claim_of_networks, told
 from mechinterp.studies.sortedness.anatomy import ENCODED, Anatomy
+from mechinterp.studies.sortedness.lengths import lengths_of
 from mechinterp.studies.sortedness.networks import BLIND, DENSE, FREE, LEARNED, SHUFFLED, SINES, named
 
 _claim = partial(claim_of_networks, within=(0.0, 1.0))
 ABLE = tuple(name for name in ENCODED if name != BLIND)
 """Networks that can tell the order."""
+DECAY = 0.05
+"""Accuracy that must be lost before it is asked why."""
 FURTHER, FURTHEST = 4, 16
 """How many times the longest length of training is asked for."""
 HOMEWORK = "a published homework, which reports about 50 % for three encodings"
@@ -28,17 +31,22 @@ def judge(found: Sequence[Anatomy]) -> list[Claim]:
         none_bidirectional_at_chance(found),
         none_causal_extrapolates(found),
         sinusoidal_extrapolates(found),
+        linear_shift_used(found),
         learned_fails_beyond_range(found),
         best_encoding_at_256(found),
         random_shuffles_leak(found),
         prefix_max_head_found(found),
+        density_explains_decay(found),
+        dense_training_helps(found),
         dilution_explains_decay(found),
     ]
 
 
 def far(one: Anatomy, times: int) -> int:
-    """The length asked for that comes nearest to so many times the longest of training."""
-    return min(one.task.test_lengths, key=lambda length: abs(length - times * one.task.train_lengths[1]))
+    """The length beyond those of training that comes nearest to so many times the longest of them."""
+    longest = one.task.train_lengths[1]
+    beyond = [length for length in one.task.test_lengths if length > longest]
+    return min(beyond, key=lambda length: abs(length - times * longest))
 
 
 def all_learn_in_range(found: Sequence[Anatomy]) -> Claim:
@@ -51,13 +59,16 @@ def all_learn_in_range(found: Sequence[Anatomy]) -> Claim:
             "control": max(one.untrained[name] for name in ABLE), "holds": worst >= 0.995,
         }  # fmt: skip
 
-    least = ", ".join(min(ABLE, key=lambda name, one=one: one.scores[name]) for one in found)
+    def said(one: Anatomy) -> str:
+        short = [f"{name} {one.scores[name]:.3f}" for name in ABLE if one.scores[name] < 0.995]
+        return ", ".join(short) or "none"
+
     shortest, longest = found[0].task.train_lengths
     return _claim(
         "all_learn_in_range",
         f"At the lengths of training, {shortest} to {longest}, every network that can tell the order is "
-        f"right on at least 99.5 % of held-out pairs (the value is the worst of {len(ABLE)}: by "
-        f"seed {least})",
+        f"right on at least 99.5 % of newly drawn pairs (the value is the worst of {len(ABLE)}; those that "
+        f"are not, by seed: {'; '.join(map(said, found))})",
         found, measure, control_kind="untrained networks, the best",
     )  # fmt: skip
 
@@ -69,33 +80,34 @@ def none_bidirectional_at_chance(found: Sequence[Anatomy]) -> Claim:
         values = [one.at(BLIND, length) for length in one.task.test_lengths]
         furthest = max(values, key=lambda x: abs(x - 0.5))
         return {
-            "value": furthest, "theory": 0.5, "trivial": 0.5,
-            "control": one.at(FREE, one.task.train_lengths[1]), "holds": abs(furthest - 0.5) <= 0.01,
+            "value": furthest, "theory": 0.5, "trivial": 0.5, "control": one.scores[FREE],
+            "holds": abs(furthest - 0.5) <= 0.01,
         }  # fmt: skip
 
     return _claim(
         "none_bidirectional_at_chance",
         "Without positions, and with sight of later tokens, a network sees the tokens as a bag, and is right "
-        "in half of the cases at every length (the value is the one furthest from that)",
-        found, measure, control_kind="the same, causal, at the longest length of training",
+        "in half of the cases at every length, as it must be by how pairs are made (the value is the one "
+        "furthest from that)",
+        found, measure, of=(FREE,), control_kind="the same, causal, at the lengths of training",
     )  # fmt: skip
 
 
 def _extrapolates(found: Sequence[Anatomy], id: str, network: str, statement: str, source: str) -> Claim:
     def measure(one: Anatomy) -> dict[str, Any]:
-        value = one.at(network, far(one, FURTHER))
+        value, before = one.at(network, far(one, FURTHER)), one.results["accuracy_by_length"].control
         return {
             "value": value, "trivial": 0.5,
-            "control": float(one.results["accuracy_by_length"].control.sel(
-                network=network, length=far(one, FURTHER)
-            )),
-            "holds": value >= 0.95,
+            "control": float(before.sel(network=network, length=far(one, FURTHER))), "holds": value >= 0.95,
         }  # fmt: skip
 
-    longest = max(found[0].task.test_lengths)
-    at_end = told(found, lambda one: f"{one.at(network, longest):.3f}", (network,))
+    def at_end(one: Anatomy) -> str:
+        return f"{one.at(network, far(one, FURTHEST)):.3f}"
+
     return _claim(
-        id, f"{statement} at least 95 % at length {far(found[0], FURTHER)} (at {longest} by seed {at_end})",
+        id,
+        f"{statement} at least 95 % at length {far(found[0], FURTHER)} (at {far(found[0], FURTHEST)} by seed "
+        f"{told(found, at_end, (network,))})",
         found, measure, of=(network,), control_kind="untrained network", source=source,
     )  # fmt: skip
 
@@ -104,7 +116,7 @@ def none_causal_extrapolates(found: Sequence[Anatomy]) -> Claim:
     """Without positions the mechanism has no length."""
     return _extrapolates(
         found, "none_causal_extrapolates", FREE,
-        "A causal network without positions goes on beyond the lengths of training: it is right on",
+        "A causal network without positions goes on to four times the lengths of training: it is right on",
         "Kazemnejad et al. (2023)",
     )  # fmt: skip
 
@@ -113,37 +125,63 @@ def sinusoidal_extrapolates(found: Sequence[Anatomy]) -> Claim:
     """As the homework states; Press et al. (2022) find otherwise."""
     return _extrapolates(
         found, "sinusoidal_extrapolates", SINES,
-        "Since a shift of sinusoidal positions is a linear map, a causal network with them goes on beyond "
-        "the lengths of training, too: it is right on",
+        "A causal network with sinusoidal positions goes on to four times the lengths of training: it is "
+        "right on",
         HOMEWORK,
+    )  # fmt: skip
+
+
+def linear_shift_used(found: Sequence[Anatomy]) -> Claim:
+    """Why the homework expects sinusoidal positions to go on."""
+
+    def measure(one: Anatomy) -> dict[str, Any] | None:
+        if "position_moves" not in one.results or "shift_maps" not in one.results:
+            return None
+        moved = one.results["position_moves"]
+        on = [str(move) for move in moved.values.move.values if str(move).endswith(" on")]
+        worst = float(moved.values.sel(network=SINES, move=on).min())
+        linear = float(one.results["shift_maps"].values.sel(table="sinusoidal").min())
+        return {
+            "value": worst, "trivial": 0.5, "control": float(moved.control.sel(network=SINES)),
+            "holds": worst >= 0.95 and linear >= 0.99,
+        }  # fmt: skip
+
+    return _claim(
+        "linear_shift_used",
+        "A shift of sinusoidal positions is a linear map (R² of at least .99), and the causal network goes "
+        "by it: with all positions moved on within the range of training it is still right on 95 % (the "
+        "value is the worst move)",
+        found, measure, of=(SINES,), control_kind="positions in a random order", source=HOMEWORK,
     )  # fmt: skip
 
 
 def learned_fails_beyond_range(found: Sequence[Anatomy]) -> Claim:
     """The last vector stands for all later positions."""
+    both = (LEARNED, named("learned", "bidirectional"))
 
     def measure(one: Anatomy) -> dict[str, Any]:
-        at = far(one, FURTHER)
-        values = [one.at(named("learned", way), at) for way in ("causal", "bidirectional")]
+        lost = {name: lost_at(one, name, far(one, FURTHER)) / (one.scores[name] - 0.5) for name in both}
+        least = min(lost, key=lambda name: lost[name])
         return {
-            "value": max(values), "trivial": 0.5, "control": one.scores[LEARNED],
-            "holds": max(values) <= 0.75,
+            "value": lost[least], "trivial": 0.0,
+            "control": lost_at(one, least, one.task.train_lengths[1]) / (one.scores[least] - 0.5),
+            "holds": lost[least] > 0.5,
         }  # fmt: skip
 
     return _claim(
         "learned_fails_beyond_range",
         f"With learned positions, of which the last stands for all later ones, more than half of what there "
         f"is above chance is lost at length {far(found[0], FURTHER)}, in both directions (the "
-        "value is the better)",
-        found, measure, of=(LEARNED, named("learned", "bidirectional")),
-        control_kind="at the lengths of training", source=HOMEWORK,
+        "value is the lesser share)",
+        found, measure, of=both, within=(-np.inf, np.inf), control_kind="at the longest length of training",
+        source=HOMEWORK,
     )  # fmt: skip
 
 
 def best_encoding_at_256(found: Sequence[Anatomy]) -> Claim:
-    """The best at half of the longest length, on average over seeds, is asked at the longest."""
-    lengths = sorted(found[0].task.test_lengths)
-    choose, ask = lengths[-2:] if len(lengths) > 1 else lengths * 2
+    """Encodings and directions, trained alike, with and without sharper attention: the best at half of
+    the longest length, on average over seeds, is asked at the longest."""
+    choose, ask = ([*lengths_of(found[0].task)[-2:]] * 2)[:2]
 
     def values(one: Anatomy, length: int) -> dict[str, float]:
         result = one.results["accuracy_by_length"]
@@ -151,7 +189,7 @@ def best_encoding_at_256(found: Sequence[Anatomy]) -> Claim:
         return {
             name + said: float(cell.sel(network=name, length=length))
             for said, cell in cells.items()
-            for name in (*ABLE, DENSE)
+            for name in ABLE
         }
 
     chosen = {
@@ -159,22 +197,21 @@ def best_encoding_at_256(found: Sequence[Anatomy]) -> Claim:
     }
     ranked = sorted(chosen, key=lambda name: chosen[name], reverse=True)
     best = ranked[0]
-    network = max((name for name in (*ABLE, DENSE) if best.startswith(name)), key=len)
-    other = next(name for name in ranked if name.split(",")[:2] != best.split(",")[:2])
+    encoding, direction = best.split(", ")[:2]
+    other = next(name for name in ranked if name.split(", ")[0] != encoding)
 
     def measure(one: Anatomy) -> dict[str, Any]:
         at_end = values(one, ask)
         return {
-            "value": at_end[best],
-            "trivial": 0.5,
-            "control": at_end[other],
-            "holds": at_end[best] >= 0.95,
-        }
+            "value": at_end[best], "trivial": 0.5, "control": at_end[other],
+            "holds": at_end[best] >= 0.95 and at_end[best] > at_end[other],
+        }  # fmt: skip
 
     return _claim(
         "best_encoding_at_256",
-        f"At length {ask} the best network, chosen at {choose}, is right on at least 95 %: {best}",
-        found, measure, of=(network,), control_kind=f"the next best encoding: {other}",
+        f"At length {ask} the best network, chosen at {choose}, is right on at least 95 %, and more often "
+        f"than that of any other encoding, chosen likewise: {best}",
+        found, measure, of=(named(encoding, direction),), control_kind=f"of the others: {other}",
     )  # fmt: skip
 
 
@@ -192,12 +229,16 @@ def random_shuffles_leak(found: Sequence[Anatomy]) -> Claim:
         }  # fmt: skip
 
     longest = found[0].task.train_lengths[1]
-    trained = "; ".join(f"{one.at(SHUFFLED, longest):.3f} at {longest}" for one in found)
+
+    def said(one: Anatomy) -> str:
+        return f"{one.scores[SHUFFLED]:.3f} and {one.at(SHUFFLED, longest):.3f}"
+
     return _claim(
         "random_shuffles_leak",
         "Random orders are told from sorted ones by their first and last token alone, in at least 90 % of "
-        "cases at every length (the value is the least), and pairs that differ in two neighbours are not (a "
-        f"network trained on random orders is right on those pairs in {trained}, by seed)",
+        "cases at every length (the value is the least), and pairs that differ in two neighbours are not, as "
+        f"they cannot be (a network trained on random orders is right on those, and on such pairs of "
+        f"{longest} tokens, in {told(found, said, (SHUFFLED,))}, by seed)",
         found, measure, control_kind="pairs that differ in two neighbours", source="the data of " + HOMEWORK,
     )  # fmt: skip
 
@@ -239,39 +280,94 @@ def prefix_max_head_found(found: Sequence[Anatomy]) -> Claim:
     )  # fmt: skip
 
 
-def recovered(one: Anatomy, network: str) -> float:
-    """The share of the accuracy lost at the furthest length that sharper attention brings back."""
-    longest, asked = one.task.train_lengths[1], far(one, FURTHEST)
-    result = one.results["accuracy_by_length"]
-    lost = one.scores[network] - one.at(network, asked)
-    gained = float(result.extra["log_n"].sel(network=network, length=asked)) - one.at(network, asked)
-    assert longest < asked
-    return gained / max(lost, 1e-9)
+def lost_at(one: Anatomy, network: str, length: int) -> float:
+    """How much accuracy a network has less at a length than at those of training."""
+    return one.scores[network] - one.at(network, length)
+
+
+def density_explains_decay(found: Sequence[Anatomy]) -> Claim:
+    """Longer sequences of as many integers are denser."""
+
+    def measure(one: Anatomy) -> dict[str, Any] | None:
+        at, control = far(one, FURTHEST), one.task.train_lengths[1]
+        lost = lost_at(one, FREE, at)
+        if lost < DECAY:
+            return None
+        dense = one.scores[FREE] - one.at(FREE, at, "accuracy_by_density")
+        plain = one.scores[FREE] - one.at(FREE, control, "accuracy_by_density")
+        return {
+            "value": dense / lost, "trivial": 0.0, "control": plain / lost, "holds": dense / lost >= 0.5,
+        }  # fmt: skip
+
+    return _claim(
+        "density_explains_decay",
+        f"Of what the causal network without positions loses at length {far(found[0], FURTHEST)}, it loses "
+        "at least half at the longest length of training too, where tokens are drawn as densely",
+        found, measure, of=(FREE,), within=(-np.inf, np.inf),
+        control_kind="the same, no denser than in training",
+    )  # fmt: skip
+
+
+def dense_training_helps(found: Sequence[Anatomy]) -> Claim:
+    """Short sequences, but as dense as long ones."""
+
+    def measure(one: Anatomy) -> dict[str, Any]:
+        at = far(one, FURTHEST)
+        gain = one.at(DENSE, at) - one.at(FREE, at)
+        return {
+            "value": gain, "trivial": 0.0, "control": one.scores[DENSE] - one.scores[FREE],
+            "holds": gain >= DECAY,
+        }  # fmt: skip
+
+    def said(one: Anatomy) -> str:
+        sharp = one.results["accuracy_by_length"].extra["log_n"].sel(network=DENSE, length=far(one, FURTHEST))
+        return f"{one.at(DENSE, far(one, FURTHEST)):.3f} and {float(sharp):.3f}"
+
+    return _claim(
+        "dense_training_helps",
+        "Trained at the same lengths, for as many steps, but on stretches of the integers of any width, the "
+        f"causal network without positions is right more often at length {far(found[0], FURTHEST)}, by at "
+        f"least 5 points (as trained, and with attention sharper with log n, by seed: "
+        f"{told(found, said, (DENSE,))})",
+        found, measure, of=(FREE, DENSE), within=(-1.0, 1.0), control_kind="gain at the lengths of training",
+    )  # fmt: skip
 
 
 def dilution_explains_decay(found: Sequence[Anatomy]) -> Claim:
-    """Attention spread over more keys, and made sharper by just as much."""
+    """Attention of the last layer, spread over more keys, and made sharper by just as much."""
 
-    def measure(one: Anatomy) -> dict[str, Any]:
-        value = recovered(one, FREE)
+    def accuracies(one: Anatomy) -> dict[str, float]:
+        result = one.results["sharpening"].values
+        return {str(name): float(result.sel(layers=name)[0]) for name in result.layers.values}
+
+    def attention(one: Anatomy) -> list[float]:
+        seen = one.results["attention_dilution"].values.sel(network=FREE)
+        return [float(seen.sel(length=length)) for length in (one.task.train_lengths[1], far(one, FURTHEST))]
+
+    def measure(one: Anatomy) -> dict[str, Any] | None:
+        by, last = accuracies(one), len(one.networks[FREE].model.blocks) - 1
+        lost = one.scores[FREE] - by["as trained"]
+        if lost < DECAY:
+            return None
+        back = {name: (value - by["as trained"]) / lost for name, value in by.items()}
+        before, after = attention(one)
         return {
-            "value": value, "trivial": 0.0, "control": recovered(one, SINES),
-            "holds": value >= 0.5 and left(one)[1] <= left(one)[0] / 2,
+            "value": back[f"layer {last}"], "trivial": 0.0, "control": back["layer 0"],
+            "holds": back[f"layer {last}"] >= max(0.5, back["layer 0"] + 0.05) and after <= before / 2,
         }  # fmt: skip
 
-    def left(one: Anatomy) -> list[float]:
-        result = one.results["attention_dilution"].values.sel(network=FREE)
-        return [float(result.sel(length=far(one, times))) for times in (1, FURTHEST)]
-
     def said(one: Anatomy) -> str:
-        return f"{left(one)[0]:.2f} to {left(one)[1]:.2f}"
+        before, after = attention(one)
+        rows = ", ".join(f"{name} {value:.3f}" for name, value in accuracies(one).items())
+        return f"{before:.2f} to {after:.2f}; {rows}"
 
     return _claim(
         "dilution_explains_decay",
         "In the causal network without positions the last token's attention to the fall is at most half as "
-        f"much at length {far(found[0], FURTHEST)} as at {far(found[0], 1)}, and scores that grow with log "
-        "n, put in after training, bring back at least half of the accuracy that is lost there (attention by "
-        f"seed: {told(found, said, (FREE,))})",
-        found, measure, of=(FREE, SINES), within=(-np.inf, np.inf),
-        control_kind="share brought back with sinusoidal positions", source="Chiang & Cholak (2022)",
+        f"much at length {far(found[0], FURTHEST)} as at {found[0].task.train_lengths[1]}, and scores of the "
+        "last layer alone, multiplied by the ratio of the logarithms, bring back at least half of the "
+        "accuracy that is lost there, more than those of the first layer do (attention, and accuracy by the "
+        f"layer that is sharper, by seed: {told(found, said, (FREE,))})",
+        found, measure, of=(FREE,), within=(-np.inf, np.inf), control_kind="scores of the first layer",
+        source="Chiang & Cholak (2022)",
     )  # fmt: skip

@@ -146,7 +146,7 @@ def by_scores(runs: list[Run], table: str, said: str) -> str:
 
 
 PUBLISHED = ("learned", "sinusoidal", "absent")
-"""Encodings for which the homework that the study of sortedness repeats reports about half at every length."""
+"""Encodings for which the homework that the study of sortedness repeats reports about half everywhere."""
 
 
 def by_length(runs: list[Run]) -> str:

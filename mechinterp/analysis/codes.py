@@ -130,6 +130,15 @@ def code_alignment(
             f"expected states, and where they count, of the shape of the inputs {tuple(inputs.shape)}, got "
             f"{tuple(states.shape)} and {tuple(at.shape)} with {int(at.sum())} that count"
         )
+    if at.dtype != torch.bool or states.is_floating_point() or int(states.min()) < 0:
+        raise ValueError(
+            f"expected states as whole numbers from 0 and true or false where they count, got {states.dtype} "
+            f"from {states.min().item()} and {at.dtype}; convert them"
+        )
+    if untrained is not None and set(untrained.hook_dict) != set(model.hook_dict):
+        raise ValueError(
+            "expected an untrained network with the codebooks of the trained one, got others; build it alike"
+        )
     if len(states) < 2 or permutations < 1:
         raise ValueError(
             f"expected at least two sequences, and one order of them, got {len(states)} and {permutations}"

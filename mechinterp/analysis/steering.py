@@ -66,10 +66,15 @@ def code_steering(
             f"expected distributions of {model.cfg.d_vocab_out} tokens by state, got {tuple(following.shape)}"
         )
     n_states, same = len(following), torch.cdist(following.double(), following.double(), p=1) < 1e-9
-    if len(states) != len(inputs) or int(states.max()) >= n_states or len(inputs) < 8:
+    if states.shape != (len(inputs),) or states.is_floating_point():
+        raise ValueError(
+            f"expected the state of the last token of each of {len(inputs)} sequences, whole numbers, got "
+            f"{states.dtype} {tuple(states.shape)}; states of every token are [:, -1]"
+        )
+    if not 0 <= int(states.min()) <= int(states.max()) < n_states or len(inputs) < 8:
         raise ValueError(
             f"expected at least 8 sequences, a state of 0 to {n_states - 1} for each, got {len(inputs)} and "
-            f"{len(states)}"
+            f"{int(states.min())} to {int(states.max())}"
         )
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
     found_on, tried_on = order[: len(order) // 2], order[len(order) // 2 :]

@@ -58,11 +58,16 @@ class HiddenMarkov:
                 f"expected matrices [token, {n}, {n}] for {n} states, at least one state and token, got "
                 f"{list(self.matrices.shape)}"
             )
-        for name, rows in (
-            ("each state", self.transition),
-            ("the start", self.initial[None]),
+        for name, entries, rows in (
+            ("each state", self.matrices, self.transition),
+            ("the start", self.initial, self.initial[None]),
         ):
-            if bool((rows < 0).any()) or not torch.allclose(rows.sum(1), torch.ones(len(rows)).double()):
+            wrong = entries[~((entries >= 0) & entries.isfinite())]
+            if len(wrong):
+                raise ValueError(
+                    f"expected probabilities of at least 0 for {name}, got {wrong[0].item():.4g}; change that"
+                )
+            if not torch.allclose(rows.sum(1), torch.ones(len(rows)).double()):
                 raise ValueError(
                     f"expected probabilities that sum to 1 for {name}, got sums {rows.sum(1).tolist()}; "
                     "divide each row by its sum"
@@ -152,8 +157,14 @@ class HiddenMarkov:
         """The distribution over states after each token, given the tokens up to it: the forward algorithm.
 
         Raises:
-            ValueError: tokens that this machine cannot emit one after another.
+            ValueError: tokens that there are not, or that this machine cannot emit one after another.
         """
+        there = set(tokens.flatten().tolist())
+        if tokens.ndim != 2 or not there <= set(range(self.n_tokens)):
+            raise ValueError(
+                f"expected tokens [n, length] within [0, {self.n_tokens}), got {sorted(there)[:8]} of shape "
+                f"{list(tokens.shape)}; check them"
+            )
         belief = self.initial.expand(len(tokens), -1)
         found = []
         for t in range(tokens.shape[1]):
@@ -232,6 +243,12 @@ def stationary(transition: Float[Tensor, "state next"]) -> Float[Tensor, " state
 def mess3(a: float = 0.85, x: float = 0.05) -> HiddenMarkov:
     """Three states and three tokens, all shared: a state emits its own token with probability ``a``, and
     moves to each of the others with probability ``x``; its beliefs are a fractal (Marzen & Crutchfield
-    2017)."""
+    2017).
+
+    Raises:
+        ValueError: numbers that are no probabilities.
+    """
+    if not (0 <= a <= 1 and 0 <= x <= 0.5):
+        raise ValueError(f"expected a within [0, 1] and x within [0, 1/2], got a={a} and x={x}; change them")
     own = torch.eye(3, dtype=torch.float64)
     return HiddenMarkov.arriving(own * (1 - 2 * x) + (1 - own) * x, own * a + (1 - own) * (1 - a) / 2)

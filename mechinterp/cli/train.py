@@ -98,14 +98,16 @@ def _fit_into(out: Path, task: Any, model: Any, recipe: Any) -> int:
         f"test_{task.score_name}": score,
         "test_loss": history.test_loss[-1],
         "trivial": task.trivial,
+        "ceiling": task.ceiling,
+        "learned_at": task.learned_at,
         "steps": job.step,
         "seconds": round(seconds, 2),
         "stopped": job.stopped,
     }
     run.finish(metrics)
     print(
-        f"{task.score_name} {score:.4f} (trivial {task.trivial:.4f}) after {job.step} steps, {seconds:.1f} "
-        f"s. Run folder: {out}"
+        f"{task.score_name} {score:.4f} (trivial {task.trivial:.4f}, learned from {task.learned_at:.4f}, "
+        f"best {task.ceiling:.4f}) after {job.step} steps, {seconds:.1f} s. Run folder: {out}"
     )
     return 0
 

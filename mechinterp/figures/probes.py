@@ -114,19 +114,23 @@ def belief_maps(result: Result) -> go.Figure:
     Two states' probabilities are the axes, so that the simplex is seen from one side.
     """
     panels = {"held out": result.values}
+    if "untrained" in result.extra:
+        panels["untrained<br>network"] = result.extra["untrained"]
     if result.control is not None:
         panels["shuffled<br>labels"] = result.control
     true, read = (result.extra["beliefs"].sel(of=name).values for name in ("truth", "probe"))
     figure = make_subplots(
-        rows=2, cols=2, vertical_spacing=0.2, horizontal_spacing=0.12,
+        rows=2, cols=6, vertical_spacing=0.2, horizontal_spacing=0.05,
         row_heights=[1 + 0.1 * min(20, result.values.sizes["hook"]), 3],
-        subplot_titles=[*panels, *[""] * (2 - len(panels)), "beliefs", "beliefs as read, held out"],
+        specs=[[{"colspan": 2}, None] * 3, [{"colspan": 3}, None, None] * 2],
+        subplot_titles=[*panels, *[""] * (3 - len(panels)), "beliefs", "beliefs as read, held out"],
     )  # fmt: skip
     bar = {"len": 0.35, "y": 1.0, "yanchor": "top"}
-    for column, panel in enumerate(panels.values(), start=1):
+    for column, panel in zip((1, 3, 5), panels.values()):
         _add_map(figure, panel, (1, column), (-1.0, 1.0), True, "R²", bar)
+        figure.update_yaxes(showticklabels=column == 1, row=1, col=column)
     figure.update_xaxes(title="position", type="category", row=1)
-    for column, beliefs in enumerate((true, read), start=1):
+    for column, beliefs in zip((1, 4), (true, read)):
         figure.add_scatter(
             x=beliefs[:, 0], y=beliefs[:, 1], mode="markers", showlegend=False, row=2, col=column,
             hovertemplate="%{x:.3f}, %{y:.3f}<extra></extra>",

@@ -257,7 +257,8 @@ def state_machine(task: StateMachine, codebooks: bool = True, **changes: Any) ->
 
     Args:
         task: gives the vocabulary and the length.
-        codebooks: without them the network is the same but for these.
+        codebooks: without them the network is the same but for these, and for what is drawn after them: its
+            initial weights are others from the second layer on.
         changes: any other field of ``TransformerConfig``, such as ``codebook_top_k``; heads share ``d_model``
             evenly.
     """
@@ -273,7 +274,8 @@ def state_machine(task: StateMachine, codebooks: bool = True, **changes: Any) ->
         "codebook_size": 32,
         "codebook_temperature": 0.1,
     } | changes
-    fields["codebook_size"] *= codebooks
+    if not codebooks:
+        fields["codebook_size"] = 0
     return HookedTransformer(TransformerConfig(**_shared(fields)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -48,6 +49,7 @@ class StateMachine(Task):
     """
 
     name: ClassVar[str] = "state_machine"
+    score_name: ClassVar[str] = "expected_accuracy"
     samples: ClassVar[bool] = True
     watched: ClassVar[Split] = "val"
 
@@ -84,6 +86,11 @@ class StateMachine(Task):
                 raise ValueError(f"expected {field} >= {least}, got {getattr(self, field)}; raise it")
         if self.seed < 0:
             raise ValueError(f"expected seed >= 0, got {self.seed}; raise it")
+        if self.alphabet is not None and (not isinstance(self.transition, str) or self.transition in KINDS):
+            raise ValueError(
+                f"expected no alphabet for {self.transition!r}, which is no pattern, got {self.alphabet!r}; "
+                "leave it out"
+            )
         if isinstance(self.transition, str) and self.transition not in (
             "cycle",
             "deterministic",
@@ -172,9 +179,11 @@ class StateMachine(Task):
         try:
             dfa = language(pattern, self.alphabet)
         except ValueError as error:
+            near = difflib.get_close_matches(pattern, [*KINDS, *NAMED], n=2)
             raise ValueError(
                 f"expected transition {', '.join(KINDS)}, rows of probabilities, a machine of "
-                f"{sorted(NAMED)} or a pattern, got {pattern!r}: {error}"
+                f"{sorted(NAMED)} or a pattern, got {pattern!r}"
+                + (f"; did you mean {' or '.join(near)}?" if near else f": {error}")
             ) from error
         n, k = dfa.table.shape
         turns = (torch.arange(k) - torch.arange(n)[:, None]) % k
@@ -247,9 +256,9 @@ class StateMachine(Task):
 
     @torch.no_grad()
     def measures(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> dict[str, float]:
-        """How often the token held most likely came; and how far the distributions are from the best, in nats
-        (Kullback-Leibler)."""
+        """How often the token held most likely came in these sequences, which may be more often than the best
+        predictor can expect; and how far the distributions are from the best, in nats (Kullback-Leibler)."""
         best = self.following(batch)
         logs = outputs.double().log_softmax(-1)
-        apart = torch.nn.functional.kl_div(logs, best, reduction="none").sum(-1)
-        return {"accuracy": super().score(outputs, batch), "divergence": float(apart.mean())}
+        apart = (torch.special.xlogy(best, best) - torch.where(best > 0, best * logs, 0.0)).sum(-1)
+        return {"counted_accuracy": super().score(outputs, batch), "divergence": float(apart.mean())}

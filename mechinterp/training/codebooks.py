@@ -56,10 +56,11 @@ class Anneal:
     """A callback for ``fit`` that brings the temperature of all codebooks down from ``codebook_temperature``.
 
     It acts at measurements, so that ``eval_every`` sets how finely; a resumed training goes on with the
-    temperature that it had.
+    temperature that it had. Build the network with a temperature to fall from, such as
+    ``codebook_temperature=1.0``.
 
     Raises:
-        ValueError: numbers that cannot be.
+        ValueError: numbers that cannot be; when called, a network whose temperature cannot fall to ``end``.
     """
 
     end: float = 0.1
@@ -90,13 +91,19 @@ class Anneal:
     def __call__(self, job: Fit) -> None:
         """Set the temperature that the step has."""
         for _, book in codebooks(job.model):
+            if book.cfg.codebook_temperature <= self.end:
+                raise ValueError(
+                    f"expected a temperature to fall from, above end={self.end}, got "
+                    f"codebook_temperature={book.cfg.codebook_temperature}; raise that"
+                )
             book.temperature.fill_(self.at(book.cfg.codebook_temperature, job.step / job.recipe.steps))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackCodes:
     """A callback for ``fit`` that keeps, in ``history.tracked``, the step, and of each codebook its
-    temperature, the entropy of its softmax (nats) and how many of its codes the last batch did not use.
+    temperature (as callbacks before this one leave it), the entropy of its softmax (nats) and how many of its
+    codes the last batch did not use.
 
     With ``revive`` such codes are replaced, at every measurement in the first half of training, by vectors
     that the codebook is given.

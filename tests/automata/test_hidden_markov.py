@@ -94,3 +94,18 @@ def test_machines_that_cannot_be_are_refused(matrices, initial, message):
 def test_tokens_that_cannot_come_are_refused():
     with pytest.raises(ValueError, match="number 0 cannot follow"):
         TURN.beliefs(torch.tensor([[2]]))
+
+
+def test_what_are_no_probabilities_is_refused_by_name():
+    signed = torch.tensor([[[0.9, -0.4], [0.5, 0.1]], [[-0.2, 0.7], [0.2, 0.2]]])
+    with pytest.raises(ValueError, match=r"at least 0 for each state, got -0\.4"):
+        HiddenMarkov(signed, torch.tensor([0.5, 0.5]))
+    for numbers in ({"a": 1.2}, {"x": 0.6}):
+        with pytest.raises(ValueError, match="a within"):
+            mess3(**numbers)
+
+
+@pytest.mark.parametrize("tokens", [[[0, -1]], [[0, 1, 2, 5]]])
+def test_tokens_that_there_are_not_are_refused(tokens):
+    with pytest.raises(ValueError, match=r"within \[0, 3\)"):
+        mess3().beliefs(torch.tensor(tokens))

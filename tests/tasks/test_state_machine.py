@@ -26,8 +26,8 @@ def test_the_best_predictor_scores_the_ceiling_and_one_token_the_trivial_score(n
     batch = task.dataset("test")
     best = task.following(batch)
     assert task.score(best, batch) == pytest.approx(task.ceiling, abs=0.02)
-    assert task.measures(best.clamp_min(1e-30).log(), batch)["divergence"] == pytest.approx(0.0, abs=1e-9)
-    assert task.measures(best, batch)["accuracy"] == pytest.approx(task.ceiling, abs=0.05)
+    assert task.measures(best.log(), batch)["divergence"] == pytest.approx(0.0, abs=1e-9)
+    assert task.measures(best, batch)["counted_accuracy"] == pytest.approx(task.ceiling, abs=0.05)
     answers = torch.nn.functional.one_hot(torch.arange(task.d_vocab), task.d_vocab)
     constant = max(task.score(one.expand(best.shape).float(), batch) for one in answers)
     assert constant == pytest.approx(task.trivial, abs=0.05)
@@ -84,6 +84,9 @@ def test_the_record_of_a_task_gives_the_task(name):
         ({"n_states": 3, "transition": ((0.5, 0.5), (1.0, 0.0))}, "expected 3 rows"),
         ({"transition": "cyle"}, "expected transition cycle, deterministic"),
         ({"transition": "mess3", "n_states": 5}, "no n_states for 'mess3'"),
+        ({"transition": "cylce"}, "did you mean cycle"),
+        ({"alphabet": "ab"}, "no alphabet for 'cycle'"),
+        ({"n_states": 2, "transition": ((1.1, -0.1), (0.2, 0.8))}, "at least 0 for each state, got -0"),
         ({"transition": "S3", "n_tokens": 99}, "no n_tokens for 'S3'"),
         ({"length": 1}, "length >= 2"),
     ],

@@ -48,9 +48,15 @@ def test_codes_that_are_not_used_come_alive():
 
 def test_a_state_of_another_annealing_is_refused(tmp_path):
     settings = {"folder": tmp_path, "penalty": CodebookPenalty()}
-    fit(network(), TASK, RECIPE, callbacks=[Anneal(end=0.1)], **settings)
+    warm = {"codebook_temperature": 1.0}
+    fit(network(**warm), TASK, RECIPE, callbacks=[Anneal(end=0.1)], **settings)
     with pytest.raises(ValueError, match="another"):
-        fit(network(), TASK, RECIPE, callbacks=[Anneal(end=0.2)], **settings)
+        fit(network(**warm), TASK, RECIPE, callbacks=[Anneal(end=0.2)], **settings)
+
+
+def test_a_temperature_that_cannot_fall_is_refused():
+    with pytest.raises(ValueError, match=r"above end=0\.1, got codebook_temperature=0\.1"):
+        fit(network(), TASK, RECIPE, callbacks=[Anneal(end=0.1)])
 
 
 def test_softmaxes_pass_in_training_and_codes_afterwards():

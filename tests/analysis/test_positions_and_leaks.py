@@ -55,7 +55,7 @@ def test_a_planted_reader_of_absolute_positions_is_lost_when_they_move():
     ones = accuracy(torch.ones(40, 1, dtype=torch.long))
     at = torch.arange(8)
     found = moved_positions(reader(7), inputs, ones, {"own": at, "one on": at + 1, "ends": at + 8})
-    assert found.trivial == 1.0
+    assert (found.name, found.trivial) == ("moved_positions", 1.0)
     assert found.values.values.tolist() == [1.0, 0.0, 0.0]
     assert float(found.extra["flat"]) == 0.0
     assert float(found.control) == pytest.approx(1 / 8, abs=0.2)
@@ -79,6 +79,7 @@ def test_ends_tell_shuffles_and_nothing_tells_exchanged_neighbours(negatives):
     task = tasks.Sortedness(negatives=negatives, n_test=600)
     batch = task.of_length(16)
     found = leaks(task.leaks(batch), batch.targets[:, 0], torch.arange(len(batch)) // 2)
+    assert found.name == "leaks"
     assert float(found.values.sel(view="bag of tokens")) == 0.5  # the two of a pair have the same
     if negatives == "adjacent":
         assert (found.values == 0.5).all()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
@@ -78,6 +78,29 @@ class StudyReport:
         page = run.save_report(report(self.title, self.summary, self.claims, self.sections, self.environment))
         run.finish({**self.metrics, "seconds": round(self.seconds, 2)})
         return page
+
+
+class Study(Protocol):
+    """What every study's ``study`` is: from options to a report."""
+
+    def __call__(self, config: Any, out: str | Path, watch: Watch = silent) -> StudyReport:
+        """Train, take apart, and judge.
+
+        Args:
+            config: the study's options.
+            out: the run folder; each network's training is below it, and an interrupted study goes on from
+                there.
+            watch: given a label, a context that yields a callback to follow a training with.
+
+        Returns:
+            The report, already saved in ``out``. Results in it are of the first seed; those of others are in
+            their own folders.
+
+        Raises:
+            KeyboardInterrupt: interrupted; the training's state is saved.
+            ValueError: options that cannot be, or ``out`` holds something else.
+        """
+        ...
 
 
 Plan = Sequence[tuple[str, str, Sequence[str]]]

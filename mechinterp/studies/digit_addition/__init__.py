@@ -122,20 +122,7 @@ class DigitAdditionStudy:
 
 
 def study(config: DigitAdditionStudy, out: str | Path, watch: Watch = silent) -> StudyReport:
-    """Train, take apart, and judge.
-
-    Args:
-        out: the run folder; each network's training is below it, and an interrupted study goes on from there.
-        watch: given a label, a context that yields a callback to follow a training with.
-
-    Returns:
-        The report, already saved in ``out``. Results in it are of the first seed; those of others are in
-        their own folders.
-
-    Raises:
-        KeyboardInterrupt: interrupted; the training's state is saved.
-        ValueError: options that cannot be, or ``out`` holds something else.
-    """
+    """Train, take apart, and judge, as ``studies.base.Study`` says."""
     clock, tasks = Stopwatch(), config.tasks
     run = Run.create(out, {"kind": "study", "study": "digit-addition", **asdict(config)})
     share = (0.6 if config.fast else 1.0) * (2 if config.n_digits > ENOUGH else 1)

@@ -99,20 +99,7 @@ class LinearRegressionStudy:
 
 
 def study(config: LinearRegressionStudy, out: str | Path, watch: Watch = silent) -> StudyReport:
-    """Train, take apart, and judge.
-
-    Args:
-        out: the run folder; each network's training is below it, and an interrupted study goes on from there.
-        watch: given a label, a context that yields a callback to follow a training with.
-
-    Returns:
-        The report, already saved in ``out``. Results in it are of the first seed; those of others are in
-        their own folders.
-
-    Raises:
-        KeyboardInterrupt: interrupted; the training's state is saved.
-        ValueError: options that cannot be, or ``out`` holds something else.
-    """
+    """Train, take apart, and judge, as ``studies.base.Study`` says."""
     clock, task = Stopwatch(), config.task
     tasks = [replace(task, seed=seed) for seed in seeds_of(config)]
     run = Run.create(out, {"kind": "study", "study": "linear-regression", **asdict(config)})

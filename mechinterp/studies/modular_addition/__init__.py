@@ -60,19 +60,7 @@ class ModularAdditionStudy:
 
 
 def study(config: ModularAdditionStudy, out: str | Path, watch: Watch = silent) -> StudyReport:
-    """Train, take apart, and judge.
-
-    Args:
-        out: the run folder; an interrupted study goes on from it.
-        watch: given a label, a context that yields a callback to follow a training with.
-
-    Returns:
-        The report, already saved in ``out``.
-
-    Raises:
-        KeyboardInterrupt: interrupted; the training's state is saved.
-        ValueError: ``out`` holds something else.
-    """
+    """Train, take apart, and judge, as ``studies.base.Study`` says."""
     clock = Stopwatch()
     run = Run.create(out, {"kind": "study", "study": "modular-addition", **asdict(config)})
     task, recipe = config.task, MODULAR_ADDITION[config.recipe]

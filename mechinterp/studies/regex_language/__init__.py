@@ -69,20 +69,7 @@ class RegexLanguageStudy(RegexLanguageOptions):
 
 
 def study(config: RegexLanguageStudy, out: str | Path, watch: Watch = silent) -> StudyReport:
-    """Train, take apart, and judge.
-
-    Args:
-        out: the run folder; each seed's run is below it, and an interrupted study goes on from there.
-        watch: given a label, a context that yields a callback to follow a training with.
-
-    Returns:
-        The report, already saved in ``out``. Results in it are of the first seed; those of others are in
-        their own folders.
-
-    Raises:
-        KeyboardInterrupt: interrupted; the training's state is saved.
-        ValueError: options that cannot be, or ``out`` holds something else.
-    """
+    """Train, take apart, and judge, as ``studies.base.Study`` says."""
     clock, task, seeds = Stopwatch(), config.options(config.seed).task, seeds_of(config)
     if config.d_model < task.dfa.n_states:
         raise ValueError(

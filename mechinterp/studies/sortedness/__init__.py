@@ -109,20 +109,7 @@ class SortednessStudy:
 
 
 def study(config: SortednessStudy, out: str | Path, watch: Watch = silent) -> StudyReport:
-    """Train, take apart, and judge.
-
-    Args:
-        out: the run folder; each network's training is below it, and an interrupted study goes on from there.
-        watch: given a label, a context that yields a callback to follow a training with.
-
-    Returns:
-        The report, already saved in ``out``. Results in it are of the first seed; those of others are in
-        their own folders.
-
-    Raises:
-        KeyboardInterrupt: interrupted; the training's state is saved.
-        ValueError: options that cannot be, or ``out`` holds something else.
-    """
+    """Train, take apart, and judge, as ``studies.base.Study`` says."""
     clock, seeds = Stopwatch(), list(seeds_of(config))
     if config.workers < 0:
         raise ValueError(f"expected workers >= 0, got {config.workers}; 0 takes all cores")

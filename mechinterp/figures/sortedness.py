@@ -212,7 +212,7 @@ def table_maps(result: Result) -> go.Figure:
         )  # fmt: skip
     figure.add_hline(y=result.trivial, line={"color": GREY, "dash": "dash"}, row=1, col=3)
     figure.update_xaxes(title="cycles a token", row=1, col=3)
-    figure.update_yaxes(title="share of variance", rangemode="tozero", row=1, col=3)
+    figure.update_yaxes(title="share of variance", rangemode="tozero", side="right", row=1, col=3)
     figure.update_annotations(font={"size": 12})
     return styled(figure, "Position vectors and their spectrum; dashed: random vectors", height=420)
 

@@ -45,7 +45,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(
         networks, "sortedness", lambda task, encoding, **changes: build(task, encoding, **small | changes)
     )
-    monkeypatch.setattr(Anatomy.of.__func__, "__defaults__", (80,))
+    monkeypatch.setattr(Anatomy.of.__func__, "__defaults__", (40,))
 
 
 @pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")

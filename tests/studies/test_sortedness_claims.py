@@ -109,6 +109,23 @@ def test_the_best_is_chosen_at_half_of_the_longest_length_and_without_other_trai
     assert not found.control_kind.startswith("of the others: sinusoidal")
 
 
+@pytest.mark.parametrize(
+    ("moved", "mixed", "verdict"), [(1.0, 0.5, "holds"), (0.6, 0.5, "fails"), (1.0, 1.0, "fails")]
+)
+def test_shifts_are_used_where_moved_positions_do_no_harm_and_mixed_ones_do(moved, mixed, verdict):
+    one = seed()
+    coords = {"network": [SINES], "move": ["as trained", "1 on", "random order"]}
+    values = xr.DataArray([[1.0, moved, mixed]], dims=list(coords), coords=coords)
+    one.results["position_moves"] = Result(
+        name="position_moves", values=values, trivial=0.5, control=values[:, 2], control_kind="random order"
+    )
+    maps = {"table": ["sinusoidal"], "shift": [1]}
+    one.results["shift_maps"] = Result(
+        name="shift_maps", values=xr.DataArray([[1.0]], dims=list(maps), coords=maps), trivial=0.0
+    )
+    assert asked(claims.linear_shift_used, one) == (verdict, moved)
+
+
 def test_density_explains_what_is_lost_on_short_dense_sequences_too():
     far, dense = [(FREE, 256, 0.6)], [(FREE, 256, 0.7)]
     assert asked(claims.density_explains_decay, seed(lengths=far, dense=dense)) == (

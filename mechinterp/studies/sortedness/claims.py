@@ -141,16 +141,17 @@ def linear_shift_used(found: Sequence[Anatomy]) -> Claim:
         on = [str(move) for move in moved.values.move.values if str(move).endswith(" on")]
         worst = float(moved.values.sel(network=SINES, move=on).min())
         linear = float(one.results["shift_maps"].values.sel(table="sinusoidal").min())
+        mixed = float(moved.control.sel(network=SINES))
         return {
-            "value": worst, "trivial": 0.5, "control": float(moved.control.sel(network=SINES)),
-            "holds": worst >= 0.95 and linear >= 0.99,
+            "value": worst, "trivial": 0.5, "control": mixed,
+            "holds": worst >= max(0.95, mixed + 0.1) and linear >= 0.99,
         }  # fmt: skip
 
     return _claim(
         "linear_shift_used",
         "A shift of sinusoidal positions is a linear map (R² of at least .99), and the causal network goes "
-        "by it: with all positions moved on within the range of training it is still right on 95 % (the "
-        "value is the worst move)",
+        "by it: with all positions moved on within the range of training it is still right on 95 %, and with "
+        "positions in a random order on at least 10 points less (the value is the worst move)",
         found, measure, of=(SINES,), control_kind="positions in a random order", source=HOMEWORK,
     )  # fmt: skip
 

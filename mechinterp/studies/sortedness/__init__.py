@@ -66,7 +66,7 @@ PLAN = (
 
 FAST = {"vocabulary": 12, "n_test": 600}
 """Fewer integers are learned sooner."""
-CUT = " With --fast there are 12 integers, and networks had a twentieth of their steps."
+CUT = " With --fast there are 12 integers, and networks had a twenty-fifth of their steps."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class SortednessStudy:
     """Seed of sequences and initial weights."""
 
     fast: bool = False
-    """One seed, few integers, and a twentieth of the steps."""
+    """One seed, few integers, and a twenty-fifth of the steps."""
 
     workers: int = 0
     """Networks that are trained side by side, each by a process of its own; 0: as many as there are cores."""
@@ -121,8 +121,8 @@ def study(config: SortednessStudy, out: str | Path, watch: Watch = silent) -> St
     tasks = [replace(config.task, seed=seed) for seed in (seeds[:1] if config.fast else seeds)]
     settings = {name: value for name, value in asdict(config).items() if name != "workers"}
     run = Run.create(out, {"kind": "study", "study": "sortedness", **settings})
-    take_apart = partial(Anatomy.of, n=400) if config.fast else Anatomy.of
-    share, workers = 0.05 if config.fast else 1.0, config.workers or os.cpu_count() or 1
+    take_apart = partial(Anatomy.of, n=200) if config.fast else Anatomy.of
+    share, workers = 0.04 if config.fast else 1.0, config.workers or os.cpu_count() or 1
     found = every_seed(
         tasks, KINDS, take_apart, run.path, watch, fast=config.fast, share=share, workers=workers
     )

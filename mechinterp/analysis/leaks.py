@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -49,18 +50,20 @@ def leaks(
         )
     groups, at = together.unique(return_inverse=True)
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed))
+    # Not probe's own together=: it deals answers out by whole groups, of which all have the same.
     held_out = (order < round(test * len(groups)))[at]
     found = probe(
         {name: seen[:, None] for name, seen in views.items()}, answers, "logistic", test=held_out, seed=seed
     )
-    first = found.values.isel(position=0, drop=True).rename(hook="view")
-    extra = {name: x.isel(position=0, drop=True).rename(hook="view") for name, x in found.extra.items()}
-    control = found.control
-    assert control is not None
+
+    def by_view(cells: xr.DataArray) -> xr.DataArray:
+        return cells.isel(position=0, drop=True).rename(hook="view")
+
+    assert found.control is not None
     return replace(
         found,
         name="leaks",
-        values=first,
-        control=control.isel(position=0, drop=True).rename(hook="view"),
-        extra=extra,
+        values=by_view(found.values),
+        control=by_view(found.control),
+        extra={name: by_view(cells) for name, cells in found.extra.items()},
     )

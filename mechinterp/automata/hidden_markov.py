@@ -159,10 +159,10 @@ class HiddenMarkov:
         Raises:
             ValueError: tokens that there are not, or that this machine cannot emit one after another.
         """
-        there = set(tokens.flatten().tolist())
-        if tokens.ndim != 2 or not there <= set(range(self.n_tokens)):
+        if tokens.ndim != 2 or bool(((tokens < 0) | (tokens >= self.n_tokens)).any()):
             raise ValueError(
-                f"expected tokens [n, length] within [0, {self.n_tokens}), got {sorted(there)[:8]} of shape "
+                f"expected tokens [n, length] within [0, {self.n_tokens}), got "
+                f"{tokens.unique()[:8].tolist()} of shape "
                 f"{list(tokens.shape)}; check them"
             )
         belief = self.initial.expand(len(tokens), -1)

@@ -19,15 +19,18 @@ def _panels(values: xr.DataArray) -> dict[str, list[str]]:
     return {way: [name for name in names if name.endswith(f", {way}")] for way in _DIRECTIONS}
 
 
-def _by_direction(
-    figure: go.Figure, result: Result, solid: xr.DataArray, dotted: xr.DataArray, ends: bool
-) -> None:
-    """A line for each encoding, a panel for each direction; dotted with sharper attention."""
+def _by_direction(result: Result, dotted: xr.DataArray) -> go.Figure:
+    """A line for each encoding, with its interval if there is one, a panel for each direction; and another
+    one, dotted."""
+    solid, figure = (
+        result.values,
+        make_subplots(rows=1, cols=2, shared_yaxes=True, subplot_titles=_DIRECTIONS, horizontal_spacing=0.04),
+    )
     for column, names in enumerate(_panels(solid).values(), 1):
         for colour, name in zip(LINES, names):
             encoding, y = name.split(",")[0], solid.sel(network=name).values
             bars = {}
-            if ends:
+            if "low" in result.extra:
                 low, high = (result.extra[end].sel(network=name).values for end in ("low", "high"))
                 bars = {
                     "error_y": {
@@ -41,19 +44,18 @@ def _by_direction(
             figure.add_scatter(
                 x=solid.length.values, y=dotted.sel(network=name).values, legendgroup=encoding, mode="lines",
                 showlegend=False, line={"color": colour, "dash": "dot"}, row=1, col=column,
-                name=f"{encoding}, sharper",
+                name=f"{encoding}, dotted",
             )  # fmt: skip
     lengths = solid.length.values
-    ends = [float(np.log10(lengths[0] / 1.2)), float(np.log10(lengths[-1] * 1.2))]
-    figure.update_xaxes(title="tokens", type="log", tickvals=list(lengths), range=ends)
+    reach = [float(np.log10(lengths[0] / 1.2)), float(np.log10(lengths[-1] * 1.2))]
+    figure.update_xaxes(title="tokens", type="log", tickvals=list(lengths), range=reach)
+    figure.update_annotations(font={"size": 12})
+    return figure
 
 
 def length_lines(result: Result) -> go.Figure:
     """Accuracy by length, a panel for each direction; dotted where scores grow with log n."""
-    figure = make_subplots(
-        rows=1, cols=2, shared_yaxes=True, subplot_titles=_DIRECTIONS, horizontal_spacing=0.04
-    )
-    _by_direction(figure, result, result.values, result.extra["log_n"], ends=True)
+    figure = _by_direction(result, result.extra["log_n"])
     shortest, longest = map(int, str(result.provenance["trained at"]).split(" to "))
     for column in (1, 2):
         figure.add_vrect(
@@ -61,22 +63,17 @@ def length_lines(result: Result) -> go.Figure:
         )
         figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"}, row=1, col=column)
     figure.update_yaxes(title="accuracy", range=[0.44, 1.03], row=1, col=1)
-    figure.update_annotations(font={"size": 12})
     said = "Accuracy by length; shaded: lengths of training; dotted: scores grow with log n beyond them"
     return styled(figure, said, height=430).update_layout(legend={"y": -0.26})
 
 
 def density_lines(result: Result) -> go.Figure:
     """Accuracy on short sequences as dense as longer ones; dotted, at the longer lengths themselves."""
-    figure = make_subplots(
-        rows=1, cols=2, shared_yaxes=True, subplot_titles=_DIRECTIONS, horizontal_spacing=0.04
-    )
-    _by_direction(figure, result, result.values, result.extra["at_length"], ends=True)
+    figure = _by_direction(result, result.extra["at_length"])
     for column in (1, 2):
         figure.add_hline(y=0.5, line={"color": GREY, "dash": "dash"}, row=1, col=column)
     figure.update_xaxes(title="as dense as so many tokens")
     figure.update_yaxes(title="accuracy", range=[0.44, 1.03], row=1, col=1)
-    figure.update_annotations(font={"size": 12})
     said = f"Accuracy on {result.provenance['tokens']} tokens as dense as more; dotted: on so many tokens"
     return styled(figure, said, height=430).update_layout(legend={"y": -0.26})
 
@@ -100,10 +97,7 @@ def sharpening_bars(result: Result) -> go.Figure:
 
 def dilution_lines(result: Result) -> go.Figure:
     """The last token's attention on the fall by length, beside even attention."""
-    figure = make_subplots(
-        rows=1, cols=2, shared_yaxes=True, subplot_titles=_DIRECTIONS, horizontal_spacing=0.04
-    )
-    _by_direction(figure, result, result.values, result.extra["log_n"], ends=False)
+    figure = _by_direction(result, result.extra["log_n"])
     even = result.extra["even"]
     for column in (1, 2):
         figure.add_scatter(
@@ -111,7 +105,6 @@ def dilution_lines(result: Result) -> go.Figure:
             line={"color": GREY, "dash": "dash"}, row=1, col=column,
         )  # fmt: skip
     figure.update_yaxes(title="attention on the fall", range=[-0.03, 1.03], row=1, col=1)
-    figure.update_annotations(font={"size": 12})
     said = "The last token's attention on the fall, in the head that looks there most; dotted: log n"
     return styled(figure, said, height=430).update_layout(legend={"y": -0.26})
 

@@ -52,7 +52,9 @@ class PosEmbed(nn.Module):
         """Vectors of the given positions, of which the last of the sequence is one."""
         if self.cfg.randomised_positions:
             return self.W_pos[self.drawn(int(positions.max()) + 1).to(positions.device)[positions]]
-        return self.W_pos[positions.clamp(max=len(self.W_pos) - 1)]
+        if self.cfg.learned_positions != -1:
+            positions = positions.clamp(max=len(self.W_pos) - 1)
+        return self.W_pos[positions]
 
     def drawn(self, n_pos: int) -> Int[Tensor, " pos"]:
         """The rows that a sequence of so many positions takes, of those that are drawn."""

@@ -261,7 +261,7 @@ def seed_findings(
         share: of its recipe's steps that a kind gets.
         options: of the study that the results depend on, for the run's config.
     """
-    run = Run.create(out, {"kind": "seed", **options, **task.to_json()})
+    run = _seed_run(task, out, options)
     networks = {
         name: train_kind(name, kind, task, out / f"network_{number}", watch, share(kind))
         for number, (name, kind) in enumerate(kinds.items())
@@ -272,6 +272,10 @@ def seed_findings(
     run.save_results(found.results.values())
     run.finish({name: one.gate.score for name, one in networks.items()})
     return found
+
+
+def _seed_run(task: Task, folder: Path, options: Mapping[str, Any]) -> Run:
+    return Run.create(folder, {"kind": "seed", **options, **task.to_json()})
 
 
 def every_seed(
@@ -293,7 +297,7 @@ def every_seed(
     """
     if workers > 1:
         for task in tasks:
-            Run.create(out / f"seed_{task.seed}", {"kind": "seed", "fast": fast, **task.to_json()})
+            _seed_run(task, out / f"seed_{task.seed}", {"fast": fast})
         train_side_by_side(tasks, kinds, out, watch, share, workers)
     return [
         seed_findings(

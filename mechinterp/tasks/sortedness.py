@@ -137,7 +137,7 @@ class Sortedness(Task):
         """
         shortest, longest = self.train_lengths
         length = int(torch.randint(shortest, longest + 1, (), generator=generator))
-        return self._batch(n, length, generator, variables, self.windows)
+        return self._batch(n, length, generator, variables, self._widths)
 
     def dataset(self, split: Split) -> Batch:
         """Fixed sequences of the longest length of training, other ones for each split.
@@ -161,13 +161,17 @@ class Sortedness(Task):
             ValueError: an odd number, no such split, or a length that cannot be.
         """
         self._check_length(length)
-        size, width = self._size(split), 0
+        size, widths, other = self._size(split), self._widths, 0
         if as_dense_as is not None:
-            width = min(self.vocabulary, max(2, round(self.vocabulary * length / as_dense_as)))
-        generator = torch.Generator().manual_seed(self.seed + 10**6 * PLACES[split] + 10**3 * length + width)
-        drawn = size - size % 2 if n is None else n
-        windows = width or self.windows
-        return self._batch(drawn, length, generator, True, windows, only=width > 0)
+            other = min(self.vocabulary, max(2, round(self.vocabulary * length / as_dense_as)))
+            widths = (other, other)
+        generator = torch.Generator().manual_seed(self.seed + 10**6 * PLACES[split] + 10**3 * length + other)
+        return self._batch(size - size % 2 if n is None else n, length, generator, True, widths)
+
+    @property
+    def _widths(self) -> tuple[int, int]:
+        """Of the stretches that tokens are drawn from."""
+        return self.windows or self.vocabulary, self.vocabulary
 
     def _size(self, split: str) -> int:
         if split not in PLACES:
@@ -180,12 +184,11 @@ class Sortedness(Task):
         length: int,
         generator: torch.Generator,
         variables: bool,
-        windows: int,
-        only: bool = False,
+        widths: tuple[int, int],
     ) -> Batch:
         if n < 2 or n % 2:
             raise ValueError(f"expected an even number of sequences, since they come in pairs, got {n}")
-        draw = partial(self._values, length=length, generator=generator, windows=windows, only=only)
+        draw = partial(self._values, length=length, generator=generator, widths=widths)
         ordered, other = self._pairs(n // 2, length, generator, draw)
         inputs = torch.stack((ordered, other), 1).flatten(0, 1)
         targets = torch.tensor([[1], [0]]).repeat(n // 2, 1)
@@ -211,12 +214,12 @@ class Sortedness(Task):
         )
 
     def _values(
-        self, n: int, length: int, generator: torch.Generator, windows: int, only: bool
+        self, n: int, length: int, generator: torch.Generator, widths: tuple[int, int]
     ) -> Int[Tensor, "n length"]:
-        """Tokens, from stretches of ``windows`` integers or more; or of just as many."""
+        """Tokens, from stretches of the vocabulary of any width from the least to the most."""
         size, draw = self.vocabulary, partial(torch.rand, generator=generator)
-        least = max(windows or size, 2 if self.ties else length)
-        width = (least + (0 if only else size - least) * draw(n, 1)).round()
+        least, most = (max(width, 2 if self.ties else length) for width in widths)
+        width = (least + (most - least) * draw(n, 1)).round()
         start = (draw(n, 1) * (size - width + 1)).floor()
         if self.ties:
             return (start + (draw(n, length) * width).floor()).long()

@@ -139,7 +139,7 @@ STATE_MACHINE = {
         checkpoint_spacing="linear",
     )
 }
-"""New sequences at every step; with an annealed temperature, which moves at each measurement."""
+"""New sequences at every step; a temperature that is annealed moves at each measurement."""
 
 SORTEDNESS = {
     "fast": Recipe(

@@ -79,7 +79,7 @@ def test_analyses_find_the_mechanism_of_the_hand_built_network(planted):
     task = planted[FREE].task
     asked = {length: task.of_length(length, 400) for length in (8, 16, 64)}
     lengths, *parts = by_length(planted, asked)
-    dense = by_density(planted, asked, 400)
+    dense = by_density(planted, lengths, 400)
     for result in (lengths, *parts, dense):
         assert np.nanmin(result.values) == 1.0
     assert (lengths.control < 0.7).all()

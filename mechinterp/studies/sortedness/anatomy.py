@@ -50,12 +50,14 @@ class Anatomy:
             for model in (lambda one: one.model, lambda one: one.untrained)
         )
         asked = {length: task.of_length(length, n) for length in lengths_of(task)}
+        lengths, *parts = by_length(networks, asked)
         results = [
             leaks_by_length(task, n),
             score_curves(networks, units="accuracy"),
             network_scores(networks, scores, untrained, n=n, units="accuracy"),
-            *by_length(networks, asked),
-            by_density(networks, asked, n),
+            lengths,
+            *parts,
+            by_density(networks, lengths, n),
             dilution(networks, asked),
             sharpening(networks[FREE], n),
             table_of(networks[LEARNED]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -101,12 +102,10 @@ def sharpening(one: Trained, n: int) -> Result:
     def measured(of: Sequence[int]) -> list[float]:
         edits = [scale(Site(f"blocks.{layer}.attn.hook_attn_scores"), factor) for layer in of]
 
-        def edited(inputs: Tensor, read: Sequence[int]) -> Tensor:
-            return run(model, inputs, edits=edits, read=read)
-
+        edited = partial(run, model, edits=edits)
         few = long[slice(0, 2 * ATTENDED)]
         attended = float(on_fall(model, few, edits)[:, head].mean())
-        return [float(right(edited, long).mean()), attended, float(right(edited, dense).mean())]
+        return [float(right(edited, task, long).mean()), attended, float(right(edited, task, dense).mean())]
 
     values = np.array([measured(of) for of in layers.values()])
     measures = [

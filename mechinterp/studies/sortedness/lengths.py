@@ -34,14 +34,12 @@ def in_range(model: Any, task: Sortedness, n: int) -> float:
     """Accuracy over all lengths of training, of about n sequences in all."""
     lengths = range(task.train_lengths[0], task.train_lengths[1] + 1)
     each = max(20, 2 * math.ceil(n / 2 / len(lengths)))
-    return float(np.mean([right(model, task.of_length(length, each)).mean() for length in lengths]))
+    return float(np.mean([right(model, task, task.of_length(length, each)).mean() for length in lengths]))
 
 
-@torch.no_grad()
-def right(model: Any, batch: Batch) -> np.ndarray:
+def right(model: Callable, task: Sortedness, batch: Batch) -> np.ndarray:
     """Which answers are right, ``[batch]``."""
-    answers = torch.cat([model(part.inputs, read=part.read) for part in batch.split()])
-    return (answers.argmax(-1) == batch.targets)[:, 0].numpy()
+    return (task.answers(model, batch).argmax(-1) == batch.targets)[:, 0].numpy()
 
 
 def by_length(networks: Mapping[str, Trained], asked: Mapping[int, Batch]) -> list[Result]:
@@ -101,7 +99,7 @@ def answers_of(
 ) -> Answers:
     """Which answers of each network are right, at each length."""
     return {
-        (name, length): right(model(one), batch)
+        (name, length): right(model(one), one.task, batch)
         for name, one in networks.items()
         for length, batch in asked.items()
     }
@@ -174,32 +172,30 @@ def _split_up(
     )
 
 
-def by_density(networks: Mapping[str, Trained], asked: Mapping[int, Batch], n: int) -> Result:
+def by_density(networks: Mapping[str, Trained], lengths: Result, n: int) -> Result:
     """Accuracy on sequences of the longest length of training that are as dense as longer ones: what of the
     decay with length is that neighbours come nearer to one another.
 
-    ``extra["at_length"]``: accuracy at the longer lengths themselves.
+    Args:
+        lengths: accuracy at the lengths themselves, which ``extra["at_length"]`` repeats.
     """
     task = networks[FREE].task
     longest = task.train_lengths[1]
-    further = {length: batch for length, batch in asked.items() if length >= longest}
+    further = [length for length in lengths.values.length.values.tolist() if length >= longest]
     dense = {length: task.of_length(longest, n, as_dense_as=length) for length in further}
-    asked_of = (
-        (lambda one: one.model, dense),
-        (lambda one: one.untrained, dense),
-        (lambda one: one.model, further),
+    own, before = (
+        answers_of(networks, model, dense) for model in (lambda one: one.model, lambda one: one.untrained)
     )
-    own, before, long = (answers_of(networks, *pair) for pair in asked_of)
-    low, high = _ends(own, networks, further)
+    low, high = _ends(own, networks, dense)
     return Result(
         name="accuracy_by_density",
-        values=grid(np.mean, own, networks, further),
+        values=grid(np.mean, own, networks, dense),
         trivial=0.5,
-        control=grid(np.mean, before, networks, further),
+        control=grid(np.mean, before, networks, dense),
         control_kind="untrained network",
         provenance={
             "n": n, "seed": task.seed, "tokens": longest,
             "trained at": "{} to {}".format(*task.train_lengths),
         },
-        extra={"low": low, "high": high, "at_length": grid(np.mean, long, networks, further)},
+        extra={"low": low, "high": high, "at_length": lengths.values.sel(length=further)},
     )  # fmt: skip

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.measure import alternate, show
 from mechinterp.models.factories import sortedness
 from mechinterp.studies.base import silent
-from mechinterp.studies.networks import train_side_by_side
+from mechinterp.studies.seeds import train_side_by_side
 from mechinterp.studies.sortedness.networks import KINDS
 from mechinterp.tasks import Sortedness
 from mechinterp.training.recipes import SORTEDNESS

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import math
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +16,8 @@ from torch import Tensor, nn
 
 from mechinterp.analysis.gates import Gate
 from mechinterp.hooks import run_with_cache
-from mechinterp.result import Claim, NotLearned, Result
-from mechinterp.runs import Run
-from mechinterp.studies.base import Measure, Watch, claim_over_seeds, silent, train
-from mechinterp.studies.sweeps import side_by_side
+from mechinterp.result import Result
+from mechinterp.studies.base import Watch, silent, train
 from mechinterp.tasks.base import Batch, Task
 from mechinterp.training.fit import Callback, Fit
 from mechinterp.training.recipe import Recipe
@@ -170,34 +166,6 @@ def network_scores(
     )
 
 
-def learned(one: Any, of: Sequence[str]) -> bool:
-    """Whether all of some networks of a seed's findings learned."""
-    return all(one.networks[name].gate.learned for name in of)
-
-
-def told(found: Sequence[Any], tell: Callable[[Any], str], of: Sequence[str]) -> str:
-    """What there is to say of each seed in which the networks concerned learned."""
-    return "; ".join(tell(one) for one in found if learned(one, of)) or "none"
-
-
-def claim_of_networks(
-    id: str,
-    statement: str,
-    found: Sequence[Any],
-    measure: Measure,
-    *,
-    of: Sequence[str] = (),
-    control_kind: str = "",
-    source: str = "ours",
-    within: tuple[float, float] = (-math.inf, math.inf),
-) -> Claim:
-    """``claim_over_seeds``, of seeds in which some networks learned; with none named, of all."""
-    return claim_over_seeds(
-        id, statement, found, measure, within=within, control_kind=control_kind, source=source,
-        learned=lambda one: learned(one, of),
-    )  # fmt: skip
-
-
 def stream_hooks(model: Any) -> list[str]:
     """The stream after each layer."""
     return [f"blocks.{layer}.hook_resid_post" for layer in range(len(model.blocks))]
@@ -207,101 +175,3 @@ def stream_hooks(model: Any) -> list[str]:
 def streams(model: Any, batch: Batch, hooks: Sequence[str]) -> dict[str, Tensor]:
     """What a network has at some hooks."""
     return dict(run_with_cache(model, batch.inputs, names=hooks, attention_mask=batch.mask)[1].items())
-
-
-def train_side_by_side(
-    tasks: Sequence[Task],
-    kinds: Mapping[str, Kind],
-    out: Path,
-    watch: Watch,
-    share: float,
-    workers: int,
-) -> None:
-    """Train every kind of network on every task, so many at a time, each by a process with its share of the
-    cores: small networks are then trained faster than one after the other on all cores.
-
-    Their states are in the folders in which ``seed_findings`` looks for them.
-
-    Raises:
-        KeyboardInterrupt: interrupted; the states are saved.
-        Exception: that of the first that fails.
-    """
-    jobs = {
-        f"seed_{task.seed}/network_{number}": (name, kind, task, share)
-        for task in tasks
-        for number, (name, kind) in enumerate(kinds.items())
-    }
-    for folder in side_by_side(_train_into, jobs, out, workers):
-        name, kind, task, _ = jobs[folder]
-        train_kind(name, kind, task, out / folder, watch, share)  # done: it is read, and shown
-
-
-def _train_into(given: tuple[str, Kind, Task, float], folder: Path) -> None:
-    name, kind, task, share = given
-    train_kind(name, kind, task, folder, share=share)
-
-
-Findings = TypeVar("Findings")
-"""What is found of a seed's networks, with ``results`` by name."""
-
-
-def seed_findings(
-    task: Task,
-    kinds: Mapping[str, Kind],
-    take_apart: Callable[[Mapping[str, Trained]], Findings],
-    out: Path,
-    watch: Watch = silent,
-    *,
-    share: Callable[[Kind], float] = lambda _: 1.0,
-    **options: Any,
-) -> Findings:
-    """Train every kind of network on a seed's task and take them apart; the results are kept in ``out``.
-
-    Args:
-        share: of its recipe's steps that a kind gets.
-        options: of the study that the results depend on, for the run's config.
-    """
-    run = _seed_run(task, out, options)
-    networks = {
-        name: train_kind(name, kind, task, out / f"network_{number}", watch, share(kind))
-        for number, (name, kind) in enumerate(kinds.items())
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotLearned)  # of a network that did not learn the claims say so, once
-        found = take_apart(networks)
-    run.save_results(found.results.values())
-    run.finish({name: one.gate.score for name, one in networks.items()})
-    return found
-
-
-def _seed_run(task: Task, folder: Path, options: Mapping[str, Any]) -> Run:
-    return Run.create(folder, {"kind": "seed", **options, **task.to_json()})
-
-
-def every_seed(
-    tasks: Sequence[Task],
-    kinds: Mapping[str, Kind],
-    take_apart: Callable[[Mapping[str, Trained]], Findings],
-    out: Path,
-    watch: Watch = silent,
-    *,
-    fast: bool,
-    share: float,
-    workers: int = 1,
-) -> list[Findings]:
-    """``seed_findings`` of every task, in folders ``seed_0`` and so on.
-
-    Args:
-        share: of its recipe's steps that every kind gets.
-        workers: how many networks are trained side by side, each by a process of its own.
-    """
-    if workers > 1:
-        for task in tasks:
-            _seed_run(task, out / f"seed_{task.seed}", {"fast": fast})
-        train_side_by_side(tasks, kinds, out, watch, share, workers)
-    return [
-        seed_findings(
-            task, kinds, take_apart, out / f"seed_{task.seed}", watch, share=lambda _: share, fast=fast
-        )
-        for task in tasks
-    ]

@@ -154,9 +154,11 @@ SORTEDNESS = {
         eval_every=200,
     )
 }
+SORTEDNESS["long"] = replace(SORTEDNESS["fast"], steps=40_000)
 """New pairs at every step, all of one length, so that nothing is padded. Twice the batch learns no more a
-step, and twice the rate less. Most encodings have learned after 4,000 steps; drawn positions, and ALiBi in
-both directions, take some 8,000; all get the same."""
+step, and twice the rate less; half the batch learns as fast, and goes less far. Most encodings have learned
+after 4,000 steps; drawn positions, and ALiBi in both directions, take some 8,000, and drawn positions in both
+directions the long recipe."""
 
 LINEAR_REGRESSION = {"fast": ONE_LAYER, "layers": LAYERS, "deep": DEEP_REGRESSION}
 

@@ -8,7 +8,7 @@ from mechinterp import constructions, models
 from mechinterp.analysis.gates import Gate
 from mechinterp.result import Result
 from mechinterp.studies.networks import Trained
-from mechinterp.studies.sortedness import claims
+from mechinterp.studies.sortedness import claims, why
 from mechinterp.studies.sortedness.anatomy import Anatomy
 from mechinterp.studies.sortedness.networks import BLIND, DENSE, FREE, KINDS, LEARNED, SINES, named
 from mechinterp.tasks import Sortedness
@@ -128,31 +128,31 @@ def test_shifts_are_used_where_moved_positions_do_no_harm_and_mixed_ones_do(move
 
 def test_density_explains_what_is_lost_on_short_dense_sequences_too():
     far, dense = [(FREE, 256, 0.6)], [(FREE, 256, 0.7)]
-    assert asked(claims.density_explains_decay, seed(lengths=far, dense=dense)) == (
+    assert asked(why.density_explains_decay, seed(lengths=far, dense=dense)) == (
         "holds",
         pytest.approx(0.75),
     )
-    assert asked(claims.density_explains_decay, seed(lengths=far)) == ("fails", 0.0)
-    assert asked(claims.density_explains_decay, seed()) == ("untested", None)  # nothing is lost
+    assert asked(why.density_explains_decay, seed(lengths=far)) == ("fails", 0.0)
+    assert asked(why.density_explains_decay, seed()) == ("untested", None)  # nothing is lost
 
 
 def test_training_on_dense_sequences_helps_by_what_it_gains_at_the_end():
-    assert asked(claims.dense_training_helps, seed(lengths=[(FREE, 256, 0.6)])) == (
+    assert asked(why.dense_training_helps, seed(lengths=[(FREE, 256, 0.6)])) == (
         "holds",
         pytest.approx(0.4),
     )
-    assert asked(claims.dense_training_helps, seed()) == ("fails", 0.0)
+    assert asked(why.dense_training_helps, seed()) == ("fails", 0.0)
 
 
 def test_dilution_explains_what_the_last_layer_alone_brings_back():
     plain = {"as trained": 0.6, "every layer": 0.9, "layer 0": 0.6}
     last = plain | {"layer 1": 0.9}
-    assert asked(claims.dilution_explains_decay, seed(layers=last.items())) == ("holds", pytest.approx(0.75))
+    assert asked(why.dilution_explains_decay, seed(layers=last.items())) == ("holds", pytest.approx(0.75))
     first = plain | {"layer 0": 0.9, "layer 1": 0.9}
-    assert asked(claims.dilution_explains_decay, seed(layers=first.items()))[0] == "fails"
+    assert asked(why.dilution_explains_decay, seed(layers=first.items()))[0] == "fails"
     kept = seed(layers=last.items(), attention=(1.0, 0.9))
-    assert asked(claims.dilution_explains_decay, kept)[0] == "fails"
-    assert asked(claims.dilution_explains_decay, seed()) == ("untested", None)
+    assert asked(why.dilution_explains_decay, kept)[0] == "fails"
+    assert asked(why.dilution_explains_decay, seed()) == ("untested", None)
 
 
 @pytest.mark.parametrize(
@@ -160,4 +160,4 @@ def test_dilution_explains_what_the_last_layer_alone_brings_back():
 )
 def test_lengths_that_are_asked_for_lie_beyond_those_of_training(lengths, times, wanted):
     one = Anatomy(task=Sortedness(test_lengths=lengths), networks={}, scores={}, untrained={}, results={})
-    assert claims.far(one, times) == wanted
+    assert one.far(times) == wanted

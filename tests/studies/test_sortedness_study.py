@@ -9,7 +9,8 @@ import torch
 from mechinterp import cli, constructions, models
 from mechinterp.analysis.gates import Gate
 from mechinterp.runs import Run
-from mechinterp.studies.networks import Trained, train_side_by_side
+from mechinterp.studies.networks import Trained
+from mechinterp.studies.seeds import train_side_by_side
 from mechinterp.studies.sortedness import networks
 from mechinterp.studies.sortedness.anatomy import Anatomy
 from mechinterp.studies.sortedness.attending import dilution, heads, sharpening

@@ -19,7 +19,7 @@ from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, 
 from mechinterp.studies.digit_addition.anatomy import Anatomy
 from mechinterp.studies.digit_addition.claims import judge
 from mechinterp.studies.digit_addition.networks import KINDS, REVERSED
-from mechinterp.studies.networks import every_seed
+from mechinterp.studies.seeds import every_seed
 from mechinterp.tasks.digit_addition import DigitAddition
 
 __all__ = ["KINDS", "Anatomy", "DigitAdditionStudy", "silent", "study"]

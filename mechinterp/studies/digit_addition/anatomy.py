@@ -21,6 +21,7 @@ from mechinterp.studies.digit_addition.networks import (
     forced,
 )
 from mechinterp.studies.networks import Trained, score_curves
+from mechinterp.studies.seeds import SeedFindings
 from mechinterp.tasks.base import Batch
 from mechinterp.tasks.digit_addition import DigitAddition
 
@@ -29,28 +30,24 @@ LEARNED = 0.99
 
 
 @dataclass(frozen=True, kw_only=True)
-class Anatomy:
+class Anatomy(SeedFindings):
     """One seed's findings.
 
     Args:
-        networks: trained, by kind.
         greedy: exact match of each on held-out problems, written greedily.
         untrained: the same before training.
         longest: exact match of the first on all problems whose carry runs through all columns, and how many
             they are; then on those of them that are held out.
         apart: the same on test problems of which neither order of the numbers was trained on.
         heads: of the first network.
-        results: by name.
     """
 
     task: DigitAddition
-    networks: Mapping[str, Trained]
     greedy: Mapping[str, float]
     untrained: Mapping[str, float]
     longest: tuple[float, int, float, int]
     apart: tuple[float, int]
     heads: Heads
-    results: Mapping[str, Result]
 
     @classmethod
     def of(cls, networks: Mapping[str, Trained], n: int = 2000) -> Anatomy:

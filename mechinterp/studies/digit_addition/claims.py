@@ -12,7 +12,7 @@ from mechinterp.result import Claim
 from mechinterp.studies.digit_addition.anatomy import Anatomy, steps_to
 from mechinterp.studies.digit_addition.heads import KEPT, LOST, prunable
 from mechinterp.studies.digit_addition.networks import PLAIN, REVERSED, ROOMY, UNENRICHED
-from mechinterp.studies.networks import claim_of_networks, told
+from mechinterp.studies.seeds import claim_of_networks, told
 
 QUIRKE = "Quirke & Barez (2024), sections 3 and 4"
 PUBLISHED = (0.9985, 0.349)

@@ -30,7 +30,7 @@ from mechinterp.studies.linear_regression.networks import (
 )
 from mechinterp.studies.linear_regression.theory import deep_by_dimension, higher_d, optimum_by_setting
 from mechinterp.studies.linear_regression.writeup import PLAN, writeup
-from mechinterp.studies.networks import seed_findings
+from mechinterp.studies.seeds import seed_findings
 from mechinterp.tasks.linear_regression import LinearRegression
 
 __all__ = [

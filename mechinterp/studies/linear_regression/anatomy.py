@@ -30,6 +30,7 @@ from mechinterp.studies.linear_regression.networks import (
 )
 from mechinterp.studies.linear_regression.shifts import shift_errors, shifted
 from mechinterp.studies.networks import Trained
+from mechinterp.studies.seeds import SeedFindings
 from mechinterp.tasks.base import Batch
 from mechinterp.tasks.linear_regression import METHODS, LinearRegression
 from mechinterp.tasks.regression_methods import descent
@@ -39,25 +40,21 @@ TABLE = ("error", "over Bayes", "over best step", "kFLOP per prompt", "parameter
 
 
 @dataclass(frozen=True, kw_only=True)
-class Anatomy:
+class Anatomy(SeedFindings):
     """One seed's findings.
 
     Args:
-        networks: trained, by kind.
         batch: fixed prompts of one query that all are asked.
         given: answers to it, of networks, of the same before training, and of methods, ``[n, 1]``.
         over_optimum: the loss of the one-layer network over the least of a layer, of the trained one and
             of the same before training.
-        results: by name.
     """
 
     task: LinearRegression
-    networks: Mapping[str, Trained]
     batch: Batch
     given: Mapping[str, torch.Tensor]
     untrained: Mapping[str, torch.Tensor]
     over_optimum: tuple[float, float]
-    results: Mapping[str, Result]
 
     @classmethod
     def of(cls, networks: Mapping[str, Trained], n: int = 8192) -> Anatomy:

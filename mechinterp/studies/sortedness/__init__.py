@@ -17,9 +17,9 @@ from pathlib import Path
 from mechinterp.result import Claim
 from mechinterp.runs import Run
 from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, seeds_of, silent
-from mechinterp.studies.networks import every_seed
-from mechinterp.studies.sortedness.anatomy import Anatomy
-from mechinterp.studies.sortedness.claims import FURTHEST, far, judge
+from mechinterp.studies.seeds import every_seed
+from mechinterp.studies.sortedness.anatomy import FURTHEST, Anatomy
+from mechinterp.studies.sortedness.claims import judge
 from mechinterp.studies.sortedness.networks import FREE, KINDS
 from mechinterp.tasks.sortedness import Sortedness
 
@@ -66,7 +66,7 @@ PLAN = (
 
 FAST = {"vocabulary": 12, "n_test": 600}
 """Fewer integers are learned sooner."""
-CUT = " With --fast there are 12 integers, and networks had a twenty-fifth of their steps."
+CUT = " With --fast there are 12 integers, and networks had a thirtieth of their steps."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class SortednessStudy:
     """Seed of sequences and initial weights."""
 
     fast: bool = False
-    """One seed, few integers, and a twenty-fifth of the steps."""
+    """One seed, few integers, and a thirtieth of the steps."""
 
     workers: int = 0
     """Networks that are trained side by side, each by a process of its own; 0: as many as there are cores."""
@@ -122,7 +122,7 @@ def study(config: SortednessStudy, out: str | Path, watch: Watch = silent) -> St
     settings = {name: value for name, value in asdict(config).items() if name != "workers"}
     run = Run.create(out, {"kind": "study", "study": "sortedness", **settings})
     take_apart = partial(Anatomy.of, n=200) if config.fast else Anatomy.of
-    share, workers = 0.04 if config.fast else 1.0, config.workers or os.cpu_count() or 1
+    share, workers = 1 / 30 if config.fast else 1.0, config.workers or os.cpu_count() or 1
     found = every_seed(
         tasks, KINDS, take_apart, run.path, watch, fast=config.fast, share=share, workers=workers
     )
@@ -147,7 +147,7 @@ def study(config: SortednessStudy, out: str | Path, watch: Watch = silent) -> St
 def summary(found: Sequence[Anatomy], table: Sequence[Claim]) -> str:
     """The finding in a few sentences."""
     count, task = Counter(claim.verdict for claim in table), found[0].task
-    at = far(found[0], FURTHEST)
+    at = found[0].far(FURTHEST)
     plain, sharp = (
         [float(values(one).sel(network=FREE, length=at)) for one in found]
         for values in (

@@ -11,6 +11,7 @@ import xarray as xr
 from mechinterp.analysis.leaks import leaks
 from mechinterp.result import Result
 from mechinterp.studies.networks import Trained, network_scores, score_curves
+from mechinterp.studies.seeds import SeedFindings
 from mechinterp.studies.sortedness.attending import dilution, heads, sharpening
 from mechinterp.studies.sortedness.lengths import by_density, by_length, in_range, lengths_of
 from mechinterp.studies.sortedness.networks import DENSE, FREE, KINDS, LEARNED, SHUFFLED
@@ -19,23 +20,21 @@ from mechinterp.tasks.sortedness import Sortedness
 
 ENCODED = tuple(name for name in KINDS if name not in (DENSE, SHUFFLED))
 """Networks that differ in their encoding and direction alone."""
+FURTHER, FURTHEST = 4, 16
+"""How many times the longest length of training is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Anatomy:
+class Anatomy(SeedFindings):
     """One seed's findings.
 
     Args:
-        networks: trained, by kind.
         scores: of each on sequences of all lengths of training; and before training.
-        results: by name.
     """
 
     task: Sortedness
-    networks: Mapping[str, Trained]
     scores: Mapping[str, float]
     untrained: Mapping[str, float]
-    results: Mapping[str, Result]
 
     @classmethod
     def of(cls, networks: Mapping[str, Trained], n: int = 1000) -> Anatomy:
@@ -74,6 +73,16 @@ class Anatomy:
     def at(self, network: str, length: int, result: str = "accuracy_by_length") -> float:
         """A network's accuracy at a length."""
         return float(self.results[result].values.sel(network=network, length=length))
+
+    def far(self, times: int) -> int:
+        """The length beyond those of training that comes nearest to so many times the longest of them."""
+        longest = self.task.train_lengths[1]
+        beyond = [length for length in self.task.test_lengths if length > longest]
+        return min(beyond, key=lambda length: abs(length - times * longest))
+
+    def lost_at(self, network: str, length: int) -> float:
+        """How much accuracy a network has less at a length than at those of training."""
+        return self.scores[network] - self.at(network, length)
 
 
 def leaks_by_length(task: Sortedness, n: int) -> Result:

@@ -8,19 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from mechinterp.result import Claim, Result
-from mechinterp.studies.networks import claim_of_networks, told
-from mechinterp.studies.sortedness.anatomy import ENCODED, Anatomy
+from mechinterp.result import Claim
+from mechinterp.studies.seeds import claim_of_networks, told
+from mechinterp.studies.sortedness import why
+from mechinterp.studies.sortedness.anatomy import ENCODED, FURTHER, FURTHEST, Anatomy
 from mechinterp.studies.sortedness.lengths import lengths_of
-from mechinterp.studies.sortedness.networks import BLIND, DENSE, FREE, LEARNED, SHUFFLED, SINES, named
+from mechinterp.studies.sortedness.networks import BLIND, FREE, LEARNED, SHUFFLED, SINES, named
 
 _claim = partial(claim_of_networks, within=(0.0, 1.0))
 ABLE = tuple(name for name in ENCODED if name != BLIND)
 """Networks that can tell the order."""
-DECAY = 0.05
-"""Accuracy that must be lost before it is asked why."""
-FURTHER, FURTHEST = 4, 16
-"""How many times the longest length of training is asked for."""
 HOMEWORK = "a published homework, which reports about 50 % for three encodings"
 
 
@@ -35,18 +32,11 @@ def judge(found: Sequence[Anatomy]) -> list[Claim]:
         learned_fails_beyond_range(found),
         best_encoding_at_256(found),
         random_shuffles_leak(found),
-        prefix_max_head_found(found),
-        density_explains_decay(found),
-        dense_training_helps(found),
-        dilution_explains_decay(found),
+        why.prefix_max_head_found(found),
+        why.density_explains_decay(found),
+        why.dense_training_helps(found),
+        why.dilution_explains_decay(found),
     ]
-
-
-def far(one: Anatomy, times: int) -> int:
-    """The length beyond those of training that comes nearest to so many times the longest of them."""
-    longest = one.task.train_lengths[1]
-    beyond = [length for length in one.task.test_lengths if length > longest]
-    return min(beyond, key=lambda length: abs(length - times * longest))
 
 
 def all_learn_in_range(found: Sequence[Anatomy]) -> Claim:
@@ -95,18 +85,18 @@ def none_bidirectional_at_chance(found: Sequence[Anatomy]) -> Claim:
 
 def _extrapolates(found: Sequence[Anatomy], id: str, network: str, statement: str, source: str) -> Claim:
     def measure(one: Anatomy) -> dict[str, Any]:
-        value, before = one.at(network, far(one, FURTHER)), one.results["accuracy_by_length"].control
+        value, before = one.at(network, one.far(FURTHER)), one.results["accuracy_by_length"].control
         return {
             "value": value, "trivial": 0.5,
-            "control": float(before.sel(network=network, length=far(one, FURTHER))), "holds": value >= 0.95,
+            "control": float(before.sel(network=network, length=one.far(FURTHER))), "holds": value >= 0.95,
         }  # fmt: skip
 
     def at_end(one: Anatomy) -> str:
-        return f"{one.at(network, far(one, FURTHEST)):.3f}"
+        return f"{one.at(network, one.far(FURTHEST)):.3f}"
 
     return _claim(
         id,
-        f"{statement} at least 95 % at length {far(found[0], FURTHER)} (at {far(found[0], FURTHEST)} by seed "
+        f"{statement} at least 95 % at length {found[0].far(FURTHER)} (at {found[0].far(FURTHEST)} by seed "
         f"{told(found, at_end, (network,))})",
         found, measure, of=(network,), control_kind="untrained network", source=source,
     )  # fmt: skip
@@ -161,18 +151,18 @@ def learned_fails_beyond_range(found: Sequence[Anatomy]) -> Claim:
     both = (LEARNED, named("learned", "bidirectional"))
 
     def measure(one: Anatomy) -> dict[str, Any]:
-        lost = {name: lost_at(one, name, far(one, FURTHER)) / (one.scores[name] - 0.5) for name in both}
+        lost = {name: one.lost_at(name, one.far(FURTHER)) / (one.scores[name] - 0.5) for name in both}
         least = min(lost, key=lambda name: lost[name])
         return {
             "value": lost[least], "trivial": 0.0,
-            "control": lost_at(one, least, one.task.train_lengths[1]) / (one.scores[least] - 0.5),
+            "control": one.lost_at(least, one.task.train_lengths[1]) / (one.scores[least] - 0.5),
             "holds": lost[least] > 0.5,
         }  # fmt: skip
 
     return _claim(
         "learned_fails_beyond_range",
         f"With learned positions, of which the last stands for all later ones, more than half of what there "
-        f"is above chance is lost at length {far(found[0], FURTHER)}, in both directions (the "
+        f"is above chance is lost at length {found[0].far(FURTHER)}, in both directions (the "
         "value is the lesser share)",
         found, measure, of=both, within=(-np.inf, np.inf), control_kind="at the longest length of training",
         source=HOMEWORK,
@@ -180,8 +170,8 @@ def learned_fails_beyond_range(found: Sequence[Anatomy]) -> Claim:
 
 
 def best_encoding_at_256(found: Sequence[Anatomy]) -> Claim:
-    """Encodings and directions, trained alike, with and without sharper attention: the best at half of
-    the longest length, on average over seeds, is asked at the longest."""
+    """Encodings and directions, with and without sharper attention: the best at half of the longest length,
+    on average over seeds, is asked at the longest."""
     choose, ask = ([*lengths_of(found[0].task)[-2:]] * 2)[:2]
 
     def values(one: Anatomy, length: int) -> dict[str, float]:
@@ -241,134 +231,4 @@ def random_shuffles_leak(found: Sequence[Anatomy]) -> Claim:
         f"they cannot be (a network trained on random orders is right on those, and on such pairs of "
         f"{longest} tokens, in {told(found, said, (SHUFFLED,))}, by seed)",
         found, measure, control_kind="pairs that differ in two neighbours", source="the data of " + HOMEWORK,
-    )  # fmt: skip
-
-
-def best_head(match: Result) -> int:
-    """The head of the first layer that is furthest above its null."""
-    return int(np.argmax((match.values - match.control).values[0]))
-
-
-def prefix_max_head_found(found: Sequence[Anatomy]) -> Claim:
-    """The mechanism of the hand-built network, in the trained one."""
-
-    def measure(one: Anatomy) -> dict[str, Any]:
-        match, lost = one.results["prefix_max_match"], one.results["prefix_max_ablation"]
-        first, head = match.values[0], best_head(match)
-        p = float(match.extra["p_adjusted"][0, head])
-        fall = lost.trivial - float(lost.values[0, head])
-        return {
-            "value": float(first[head]), "theory": 1.0, "trivial": match.trivial,
-            "control": float(match.control[0, head]),
-            "holds": float(first[head]) >= 0.5 and p <= 0.05 and fall >= 0.05,
-        }  # fmt: skip
-
-    def said(one: Anatomy) -> str:
-        match, lost = one.results["prefix_max_match"], one.results["prefix_max_ablation"]
-        head, untrained = best_head(match), float(match.extra["untrained"][0].max())
-        at_fall = float(one.results["prefix_max_at_fall"].values[0].max())
-        return f"L0H{head}, {float(lost.values[0, head]):.3f}, {untrained:.2f}, {at_fall:.2f}"
-
-    return _claim(
-        "prefix_max_head_found",
-        "The causal network without positions has a head in its first layer that gives, in random sequences, "
-        "at least half of its attention to the largest token so far, more than if tokens changed places, and "
-        "whose resample ablation costs at least 5 points (head, accuracy without it, best head of the "
-        "untrained network, and what the best head gives it at the fall of the task's own sequences, by "
-        f"seed: {told(found, said, (FREE,))})",
-        found, measure, of=(FREE,), control_kind="largest tokens of other orders",
-        source="ours; hand-built in constructions.sortedness",
-    )  # fmt: skip
-
-
-def lost_at(one: Anatomy, network: str, length: int) -> float:
-    """How much accuracy a network has less at a length than at those of training."""
-    return one.scores[network] - one.at(network, length)
-
-
-def density_explains_decay(found: Sequence[Anatomy]) -> Claim:
-    """Longer sequences of as many integers are denser."""
-
-    def measure(one: Anatomy) -> dict[str, Any] | None:
-        at, control = far(one, FURTHEST), one.task.train_lengths[1]
-        lost = lost_at(one, FREE, at)
-        if lost < DECAY:
-            return None
-        dense = one.scores[FREE] - one.at(FREE, at, "accuracy_by_density")
-        plain = one.scores[FREE] - one.at(FREE, control, "accuracy_by_density")
-        return {
-            "value": dense / lost, "trivial": 0.0, "control": plain / lost, "holds": dense / lost >= 0.5,
-        }  # fmt: skip
-
-    return _claim(
-        "density_explains_decay",
-        f"Of what the causal network without positions loses at length {far(found[0], FURTHEST)}, it loses "
-        "at least half at the longest length of training too, where tokens are drawn as densely",
-        found, measure, of=(FREE,), within=(-np.inf, np.inf),
-        control_kind="the same, no denser than in training",
-    )  # fmt: skip
-
-
-def dense_training_helps(found: Sequence[Anatomy]) -> Claim:
-    """Short sequences, but as dense as long ones."""
-
-    def measure(one: Anatomy) -> dict[str, Any]:
-        at = far(one, FURTHEST)
-        gain = one.at(DENSE, at) - one.at(FREE, at)
-        return {
-            "value": gain, "trivial": 0.0, "control": one.scores[DENSE] - one.scores[FREE],
-            "holds": gain >= DECAY,
-        }  # fmt: skip
-
-    def said(one: Anatomy) -> str:
-        sharp = one.results["accuracy_by_length"].extra["log_n"].sel(network=DENSE, length=far(one, FURTHEST))
-        return f"{one.at(DENSE, far(one, FURTHEST)):.3f} and {float(sharp):.3f}"
-
-    return _claim(
-        "dense_training_helps",
-        "Trained at the same lengths, for as many steps, but on stretches of the integers of any width, the "
-        f"causal network without positions is right more often at length {far(found[0], FURTHEST)}, by at "
-        f"least 5 points (as trained, and with attention sharper with log n, by seed: "
-        f"{told(found, said, (DENSE,))})",
-        found, measure, of=(FREE, DENSE), within=(-1.0, 1.0), control_kind="gain at the lengths of training",
-    )  # fmt: skip
-
-
-def dilution_explains_decay(found: Sequence[Anatomy]) -> Claim:
-    """Attention of the last layer, spread over more keys, and made sharper by just as much."""
-
-    def accuracies(one: Anatomy) -> dict[str, float]:
-        result = one.results["sharpening"].values
-        return {str(name): float(result.sel(layers=name)[0]) for name in result.layers.values}
-
-    def attention(one: Anatomy) -> list[float]:
-        seen = one.results["attention_dilution"].values.sel(network=FREE)
-        return [float(seen.sel(length=length)) for length in (one.task.train_lengths[1], far(one, FURTHEST))]
-
-    def measure(one: Anatomy) -> dict[str, Any] | None:
-        by, last = accuracies(one), len(one.networks[FREE].model.blocks) - 1
-        lost = one.scores[FREE] - by["as trained"]
-        if lost < DECAY:
-            return None
-        back = {name: (value - by["as trained"]) / lost for name, value in by.items()}
-        before, after = attention(one)
-        return {
-            "value": back[f"layer {last}"], "trivial": 0.0, "control": back["layer 0"],
-            "holds": back[f"layer {last}"] >= max(0.5, back["layer 0"] + 0.05) and after <= before / 2,
-        }  # fmt: skip
-
-    def said(one: Anatomy) -> str:
-        before, after = attention(one)
-        rows = ", ".join(f"{name} {value:.3f}" for name, value in accuracies(one).items())
-        return f"{before:.2f} to {after:.2f}; {rows}"
-
-    return _claim(
-        "dilution_explains_decay",
-        "In the causal network without positions the last token's attention to the fall is at most half as "
-        f"much at length {far(found[0], FURTHEST)} as at {found[0].task.train_lengths[1]}, and scores of the "
-        "last layer alone, multiplied by the ratio of the logarithms, bring back at least half of the "
-        "accuracy that is lost there, more than those of the first layer do (attention, and accuracy by the "
-        f"layer that is sharper, by seed: {told(found, said, (FREE,))})",
-        found, measure, of=(FREE,), within=(-np.inf, np.inf), control_kind="scores of the first layer",
-        source="Chiang & Cholak (2022)",
     )  # fmt: skip

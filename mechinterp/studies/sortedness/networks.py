@@ -28,27 +28,31 @@ def named(encoding: str, direction: str) -> str:
 
 
 FREE, BLIND = named("none", "causal"), named("none", "bidirectional")
+SLOW = named("randomised", "bidirectional")
+"""Learns last by far: it alone is trained longer."""
 SINES, LEARNED = named("sinusoidal", "causal"), named("learned", "causal")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedKind(Kind):
-    """One kind of network; all are trained alike.
+    """One kind of network.
 
     Args:
         encoding: how it knows where a token stands.
         direction: whether a token sees later ones.
         data: fields of the task that it is trained on.
+        recipe_name: of ``SORTEDNESS``.
     """
 
     encoding: str
     direction: str
     data: Mapping[str, Any] = field(default_factory=dict)
+    recipe_name: str = "fast"
 
     @property
     def recipe(self) -> Recipe:
-        """That of ``SORTEDNESS``."""
-        return SORTEDNESS["fast"]
+        """That of its name."""
+        return SORTEDNESS[self.recipe_name]
 
     def posed(self, task: Sortedness) -> Sortedness:
         """With its data; windows are no wider than the vocabulary."""
@@ -69,8 +73,9 @@ KINDS: Mapping[str, EncodedKind] = {
     for direction in DIRECTIONS
     for encoding in ENCODINGS
 } | {
+    SLOW: EncodedKind(encoding="randomised", direction="bidirectional", recipe_name="long"),
     DENSE: EncodedKind(encoding="none", direction="causal", data={"windows": DENSEST}),
     SHUFFLED: EncodedKind(encoding="none", direction="causal", data={"negatives": "shuffle"}),
 }
-"""Six encodings in both directions; and without positions one that is trained on dense sequences, and one on
-random orders."""
+"""Six encodings in both directions, trained alike but for one; and without positions one that is trained on
+dense sequences, and one on random orders."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from mechinterp.result import Claim
 from mechinterp.runs import Run
 from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, seeds_of, silent
-from mechinterp.studies.networks import every_seed
+from mechinterp.studies.seeds import every_seed
 from mechinterp.studies.state_machine.anatomy import Anatomy, dashboard, training_so_far
 from mechinterp.studies.state_machine.claims import judge, share_of_ceiling
 from mechinterp.studies.state_machine.networks import KINDS, ONE_CODE, SHARED

@@ -16,6 +16,7 @@ from mechinterp.analysis.probes import Simplex, probe
 from mechinterp.analysis.steering import code_steering
 from mechinterp.result import Result
 from mechinterp.studies.networks import Trained, network_scores, score_curves, stream_hooks, streams
+from mechinterp.studies.seeds import SeedFindings
 from mechinterp.studies.state_machine.networks import ANNEALED, MESS3, ONE_CODE, PUBLISHED, SHARED, SOFT, WARM
 from mechinterp.tasks.base import Batch
 from mechinterp.tasks.state_machine import StateMachine
@@ -38,23 +39,19 @@ TRACKED = {"codebook_training": SHARED, "codebook_training_published": PUBLISHED
 
 
 @dataclass(frozen=True, kw_only=True)
-class Anatomy:
+class Anatomy(SeedFindings):
     """One seed's findings.
 
     Args:
         task: with tokens of their own.
-        networks: trained, by kind.
         scores: of each on held-out sequences; and before training.
         chosen: by result, the site with the highest adjusted mutual information on the validation split.
-        results: by name.
     """
 
     task: StateMachine
-    networks: Mapping[str, Trained]
     scores: Mapping[str, float]
     untrained: Mapping[str, float]
     chosen: Mapping[str, str]
-    results: Mapping[str, Result]
 
     @classmethod
     def of(cls, networks: Mapping[str, Trained], n: int = 400) -> Anatomy:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mechinterp.result import Claim
-from mechinterp.studies.networks import claim_of_networks, told
+from mechinterp.studies.seeds import claim_of_networks, told
 from mechinterp.studies.state_machine.anatomy import WINDOW, Anatomy
 from mechinterp.studies.state_machine.networks import (
     ANNEALED,

@@ -16,7 +16,7 @@ from pathlib import Path
 from mechinterp.result import Claim
 from mechinterp.runs import Run
 from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, seeds_of, silent
-from mechinterp.studies.networks import every_seed
+from mechinterp.studies.seeds import every_seed
 from mechinterp.studies.text_arithmetic.anatomy import Anatomy
 from mechinterp.studies.text_arithmetic.claims import judge
 from mechinterp.studies.text_arithmetic.networks import KINDS, RESIDUE, SUM

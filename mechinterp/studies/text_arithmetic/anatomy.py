@@ -11,6 +11,7 @@ from torch import Tensor
 from mechinterp.analysis.probes import Fourier, probe
 from mechinterp.result import Result
 from mechinterp.studies.networks import Trained, network_scores, score_curves, stream_hooks, streams
+from mechinterp.studies.seeds import SeedFindings
 from mechinterp.studies.text_arithmetic.networks import PUBLISHED, RESIDUE, SUM
 from mechinterp.studies.text_arithmetic.residues import residues
 from mechinterp.studies.text_arithmetic.sums import sums
@@ -18,25 +19,21 @@ from mechinterp.tasks.text_arithmetic import TextModular
 
 
 @dataclass(frozen=True, kw_only=True)
-class Anatomy:
+class Anatomy(SeedFindings):
     """One seed's findings.
 
     Args:
-        networks: trained, by kind.
         scores: of each on held-out problems: R² of numbers, otherwise accuracy.
         untrained: the same before training.
         agreement: the squared correlation of answers and right ones, of networks that answer by a number.
         rmse: of the network that answers sums, in units of the sum.
-        results: by name.
     """
 
     task: TextModular
-    networks: Mapping[str, Trained]
     scores: Mapping[str, float]
     untrained: Mapping[str, float]
     agreement: Mapping[str, float]
     rmse: float
-    results: Mapping[str, Result]
 
     @classmethod
     def of(cls, networks: Mapping[str, Trained], n: int = 6000) -> Anatomy:

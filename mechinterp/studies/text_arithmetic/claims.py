@@ -10,7 +10,7 @@ import numpy as np
 
 from mechinterp.analysis.statistics import seeds_interval
 from mechinterp.result import Claim, Result, verdict
-from mechinterp.studies.networks import claim_of_networks, told
+from mechinterp.studies.seeds import claim_of_networks, told
 from mechinterp.studies.text_arithmetic.anatomy import Anatomy
 from mechinterp.studies.text_arithmetic.networks import NUMBER, PUBLISHED, RESIDUE, SUM
 from mechinterp.studies.text_arithmetic.waves import WAVES

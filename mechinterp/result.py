@@ -30,6 +30,8 @@ from mechinterp.records import (
 Number = float | int | None
 Interval = tuple[Number, Number] | None
 Verdict = Literal["holds", "fails", "untested"]
+UNLIKE = ("measure", "eraser")
+"""Dimensions along which numbers are not of one kind, so that their mean says nothing."""
 
 
 class NotLearned(UserWarning):
@@ -68,9 +70,9 @@ class Result:
 
     def __str__(self) -> str:
         lines = [f"{self.name}  {dict(self.values.sizes)}  {self.values.attrs.get('units', '')}"]
-        lines += [f"  value    {_summary(self.values)}"]
+        lines += [f"  value    {_told(self.values)}"]
         lines += [f"  trivial  {format_number(self.trivial)}"]
-        control = "none" if self.control is None else f"{_summary(self.control)}  ({self.control_kind})"
+        control = "none" if self.control is None else f"{_told(self.control)}  ({self.control_kind})"
         lines += [f"  control  {control}", f"  interval {format_interval(self.interval)}"]
         if self.learned is False:
             lines += ["  UNTESTED the network did not learn its task"]
@@ -288,6 +290,17 @@ def format_number(value: Number) -> str:
 def format_interval(interval: Interval) -> str:
     """An interval as ``[low, high]``, a dash for none."""
     return "–" if interval is None else f"[{format_number(interval[0])}, {format_number(interval[1])}]"
+
+
+def _told(array: xr.DataArray) -> str:
+    """All numbers in short; unlike ones, along a dimension of ``UNLIKE``, each by itself."""
+    unlike = [dim for dim in UNLIKE if dim in array.coords and dim in array.dims]
+    if not unlike:
+        return _summary(array)
+    dim = unlike[0]
+    labels = array[dim].values.tolist()
+    rows = (f"{label}: {_summary(array.isel({dim: at}))}" for at, label in enumerate(labels))
+    return ("\n" + " " * 11).join(rows)
 
 
 def _summary(array: xr.DataArray) -> str:

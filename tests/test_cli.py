@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -187,6 +188,16 @@ def test_one_seed_reaches_every_group():
     assert (other, Run.open("other").config["recipe"]["seed"]) == (0, 0)
 
 
+def test_a_run_folder_is_named_after_the_options():
+    for more in ([], ["--seed", "3"], ["--recipe-name", "classic"]):
+        assert main(["train", "modular-addition", *SMALL, *more]) == 0
+    names = [folder.name for folder in Path("runs").iterdir()]
+    assert len(names) == 3
+    assert all(name.startswith("train_modular-addition_") for name in names)
+    assert all("p-7" in name and "d_model-16" in name for name in names)
+    assert sum("seed-3" in name for name in names) == 1
+
+
 def test_the_same_command_goes_on_and_another_is_refused(capsys):
     first = train().metrics
     assert train().metrics == first
@@ -243,6 +254,17 @@ def test_runs_are_listed_chosen_and_shown(capsys):
         (["--smallest"], "add --best"),
     ):
         assert message in refused(capsys, "runs", "list", *words)
+
+
+def test_a_run_is_listed_by_the_score_of_its_task(capsys):
+    for name, metrics in (("a", {"test_r2": 0.5, "test_loss": 1.0}), ("b", {"test_r2": 0.75})):
+        Run.create(f"runs/{name}", {"kind": "train"}).finish(metrics)
+    assert main(["runs", "list", "--best"]) == 0
+    assert "test_r2 0.75" in capsys.readouterr().out
+    Run.create("runs/c", {"kind": "study"}).finish({"test_accuracy": 1.0})
+    assert "expected --metric" in refused(capsys, "runs", "list", "--best")
+    assert main(["runs", "list", "--best", "--where", "kind=study"]) == 0
+    assert "test_accuracy 1.0" in capsys.readouterr().out
 
 
 @pytest.fixture

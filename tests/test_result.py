@@ -99,6 +99,14 @@ def test_values_that_are_undefined_are_counted(values, text):
     assert f"value    {text}\n" in str(spectrum(values=xr.DataArray(values, dims="x")))
 
 
+def test_unlike_measures_are_not_averaged():
+    coords = {"measure": ["accuracy", "steps"]}
+    values = xr.DataArray([[0.5, 1.0], [100, 300]], dims=("measure", "network"), coords=coords)
+    text = str(spectrum(values=values, control=values[:, 0]))
+    assert "value    accuracy: mean 0.75, min 0.5, max 1\n           steps: mean 200, min 100" in text
+    assert "control  accuracy: 0.5\n           steps: 100  (" in text
+
+
 @pytest.mark.parametrize("make", [spectrum, claim])
 def test_a_control_says_which_null_it_is(make):
     with pytest.raises(ValueError, match="which null"):

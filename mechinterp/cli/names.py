@@ -87,12 +87,16 @@ def options_of(
     return name, module, both.config, both.output
 
 
-def folder_name(name: str, config: Any) -> str:
-    """A run folder's name: what differs from the defaults, but for who does the work."""
-    default = type(config)()
-    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "workers"}
-    changed = [f"{key}-{value}" for key, value in values.items() if value != getattr(default, key)]
-    whole = quote("_".join([name, *changed]), safe="")  # a pattern may have what no file name can
+def changes(given: Any, default: Any) -> dict[str, Any]:
+    """The fields of a config that differ from the default's, but for who does the work."""
+    values = {f.name: getattr(given, f.name) for f in fields(given) if f.name != "workers"}
+    return {key: value for key, value in values.items() if value != getattr(default, key)}
+
+
+def folder_name(name: str, changed: Mapping[str, Any]) -> str:
+    """A run folder's name: whose it is, and what differs from the defaults."""
+    parts = [name, *(f"{key}-{value}" for key, value in changed.items())]
+    whole = quote("_".join(parts), safe="")  # a pattern may have what no file name can
     if len(whole) <= LONGEST_NAME:
         return whole
     return f"{whole[:LONGEST_NAME]}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"

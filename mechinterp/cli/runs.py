@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class RunsList:
     smallest: bool = False
     """With ``--best``: the smallest value instead."""
 
-    metric: str = "test_accuracy"
-    """The metric to show, and to choose the best by, such as class_acc."""
+    metric: str | None = None
+    """The metric to show, and to choose the best by, such as class_acc; by default each run's own score."""
 
     pattern: str | None = None
     """Only runs of this pattern: the same as ``--where pattern=...``."""
@@ -76,14 +77,30 @@ def _list_runs(words: list[str]) -> int:
         wanted["pattern"] = options.pattern
     found = folders.list_runs(options.root, **wanted)
     if options.best:
-        smallest = options.smallest or options.metric.endswith("loss")
-        found = [folders.best_run(found, options.metric, smallest=smallest)]
+        metric = options.metric or _only({score_of(run) for run in found if run.finished})
+        found = [folders.best_run(found, metric, smallest=options.smallest or metric.endswith("loss"))]
     if not found:
         print(f"no such run below {options.root}", file=sys.stderr)
     for run in found:
         state = "finished  " if run.finished else "unfinished"
-        print(f"{state}  {options.metric} {run.metrics.get(options.metric, '–')}  {run.path}")
+        metric = options.metric or score_of(run)
+        print(f"{state}  {metric} {run.metrics.get(metric, '–')}  {run.path}")
     return 0
+
+
+def score_of(run: Any) -> str:
+    """The metric that says how good a run's network is: the score of its task on the test split."""
+    scores = [name for name in run.metrics if name.startswith("test_") and name != "test_loss"]
+    return scores[0] if scores else "test_accuracy"
+
+
+def _only(metrics: set[str]) -> str:
+    if len(metrics) > 1:
+        raise ValueError(
+            f"expected --metric, since these runs have different scores, {sorted(metrics)}; give one, or "
+            "--where with what the runs have in common"
+        )
+    return metrics.pop() if metrics else "test_accuracy"
 
 
 def _show_run(path: str) -> int:

@@ -8,7 +8,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from mechinterp.cli.names import RECIPES, SCRIPTS, TRAININGS, folder_name, name_of, options_of, watch
+from mechinterp.cli.names import (
+    RECIPES,
+    SCRIPTS,
+    TRAININGS,
+    changes,
+    folder_name,
+    name_of,
+    options_of,
+    watch,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +50,17 @@ def train(words: list[str]) -> int:
         prog=f"mechinterp train {name}",
     )
     # What the factory derives from the task, such as the vocabulary, stays its own unless it is asked for.
-    asked = {key: getattr(options.model, key) for key in groups["model"]}
-    changes = {key: value for key, value in asked.items() if value != getattr(start["model"], key)}
-    model = build(options.task, **changes)
-    return _fit_into(options.out or Path("runs") / f"train_{name}", options.task, model, options.recipe)
+    changed = {group: changes(getattr(options, group), value) for group, value in start.items()}
+    model = build(options.task, **changed["model"])
+    recipe = {} if recipe_name == RECIPES.get(name, "fast") else {"recipe_name": recipe_name}
+    own = folder_name(name, changed["task"] | changed["model"] | recipe | changed["recipe"])
+    return _fit_into(options.out or Path("runs") / f"train_{own}", options.task, model, options.recipe)
 
 
 def _train_script(words: list[str]) -> int:
     name, module, config, output = options_of("train", words, SCRIPTS, TrainOutput)
-    out = output.out or Path("runs") / f"train_{folder_name(name, config)}"
+    own = folder_name(name, changes(config, type(config)()))
+    out = output.out or Path("runs") / f"train_{own}"
     run = module.train(config, out, watch).run
     metrics = run.metrics
     shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float))

@@ -57,9 +57,11 @@ class PosEmbed(nn.Module):
         return self.W_pos[positions]
 
     def drawn(self, n_pos: int) -> Int[Tensor, " pos"]:
-        """The rows that a sequence of so many positions takes, of those that are drawn."""
-        generator = None if self.training else torch.Generator().manual_seed(0)
-        return torch.randperm(len(self.W_pos), generator=generator)[:n_pos].sort().values
+        """The rows that a sequence of so many positions takes: drawn, or in evaluation mode evenly spread."""
+        rows = len(self.W_pos)
+        if self.training:
+            return torch.randperm(rows)[:n_pos].sort().values
+        return torch.arange(n_pos) * (rows - 1) // max(1, n_pos - 1)
 
 
 class Rotary(nn.Module):

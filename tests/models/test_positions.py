@@ -107,14 +107,19 @@ def test_positions_behind_a_short_table_take_its_last_row():
     assert torch.equal(found[3:], table.W_pos[2].expand(4, -1))
 
 
-def test_drawn_positions_keep_the_order_and_stay_only_in_evaluation_mode():
+def test_drawn_positions_keep_the_order_and_are_spread_evenly_in_evaluation_mode():
     table = PosEmbed(config("drawn"))
     torch.manual_seed(0)
     draws = torch.stack([table.train().drawn(7) for _ in range(200)])
     assert (draws.diff() > 0).all()
     assert len(draws.unique()) == 20  # every row is seen, though a sequence has 7 places
     assert not torch.equal(draws[0], draws[1])
-    assert torch.equal(table.eval().drawn(7), table.drawn(7))
+    for n in (1, 2, 7, 19, 20):
+        even = table.eval().drawn(n)
+        assert even[0] == 0
+        assert n == 1 or even[-1] == 19
+        assert n == 1 or even.diff().min() >= max(1, 19 // (n - 1))
+        assert n == 1 or even.diff().max() - even.diff().min() <= 1
 
 
 def test_a_log_of_the_keys_keeps_attention_to_one_of_many_as_sharp():

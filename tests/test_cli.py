@@ -189,13 +189,14 @@ def test_one_seed_reaches_every_group():
 
 
 def test_a_run_folder_is_named_after_the_options():
-    for more in ([], ["--seed", "3"], ["--recipe-name", "classic"]):
+    for more in ([], ["--seed", "3"], ["--task.seed", "3"], ["--recipe-name", "classic"]):
         assert main(["train", "modular-addition", *SMALL, *more]) == 0
     names = [folder.name for folder in Path("runs").iterdir()]
-    assert len(names) == 3
+    assert len(names) == 4
     assert all(name.startswith("train_modular-addition_") for name in names)
     assert all("p-7" in name and "d_model-16" in name for name in names)
-    assert sum("seed-3" in name for name in names) == 1
+    assert sum("_seed-3" in name for name in names) == 1
+    assert sum("task.seed-3" in name for name in names) == 1
 
 
 def test_the_same_command_goes_on_and_another_is_refused(capsys):
@@ -263,8 +264,12 @@ def test_a_run_is_listed_by_the_score_of_its_task(capsys):
     assert "test_r2 0.75" in capsys.readouterr().out
     Run.create("runs/c", {"kind": "study"}).finish({"test_accuracy": 1.0})
     assert "expected --metric" in refused(capsys, "runs", "list", "--best")
+    Run.create("runs/d", {"kind": "seed"}).finish({"none, causal": 1.0})
     assert main(["runs", "list", "--best", "--where", "kind=study"]) == 0
     assert "test_accuracy 1.0" in capsys.readouterr().out
+    assert main(["runs", "list"]) == 0
+    shown = sorted(line.split()[1:3] for line in capsys.readouterr().out.splitlines())
+    assert shown == [["score", "–"], ["test_accuracy", "1.0"], ["test_r2", "0.5"], ["test_r2", "0.75"]]
 
 
 @pytest.fixture

@@ -77,21 +77,21 @@ def _list_runs(words: list[str]) -> int:
         wanted["pattern"] = options.pattern
     found = folders.list_runs(options.root, **wanted)
     if options.best:
-        metric = options.metric or _only({score_of(run) for run in found if run.finished})
+        metric = options.metric or _only({score_of(run) for run in found} - {None})
         found = [folders.best_run(found, metric, smallest=options.smallest or metric.endswith("loss"))]
     if not found:
         print(f"no such run below {options.root}", file=sys.stderr)
     for run in found:
         state = "finished  " if run.finished else "unfinished"
         metric = options.metric or score_of(run)
-        print(f"{state}  {metric} {run.metrics.get(metric, '–')}  {run.path}")
+        print(f"{state}  {metric or 'score'} {run.metrics.get(metric, '–')}  {run.path}")
     return 0
 
 
-def score_of(run: Any) -> str:
-    """The metric that says how good a run's network is: the score of its task on the test split."""
+def score_of(run: Any) -> str | None:
+    """The metric that says how good a run's network is, if it has one: its task's score on the test split."""
     scores = [name for name in run.metrics if name.startswith("test_") and name != "test_loss"]
-    return scores[0] if scores else "test_accuracy"
+    return scores[0] if scores else None
 
 
 def _only(metrics: set[str]) -> str:

@@ -53,8 +53,19 @@ def train(words: list[str]) -> int:
     changed = {group: changes(getattr(options, group), value) for group, value in start.items()}
     model = build(options.task, **changed["model"])
     recipe = {} if recipe_name == RECIPES.get(name, "fast") else {"recipe_name": recipe_name}
-    own = folder_name(name, changed["task"] | changed["model"] | recipe | changed["recipe"])
+    own = folder_name(name, recipe | _together(changed, groups))
     return _fit_into(options.out or Path("runs") / f"train_{own}", options.task, model, options.recipe)
+
+
+def _together(changed: Mapping[str, Mapping[str, Any]], groups: Mapping[str, set[str]]) -> dict[str, Any]:
+    """Changes of all groups by name, and by group where not all that have the name changed alike."""
+    found: dict[str, Any] = {}
+    for group, values in changed.items():
+        for key, value in values.items():
+            others = [changed[other].get(key) for other, names in groups.items() if key in names]
+            alike = all(other == value for other in others)
+            found[key if alike else f"{group}.{key}"] = value
+    return found
 
 
 def _train_script(words: list[str]) -> int:
@@ -79,7 +90,7 @@ def _train_options(start: Mapping[str, Any], recipes: tuple[str, ...], recipe: s
     ]
     own = [
         ("recipe_name", option(Literal[recipes], "The recipe that the options of recipe change."), recipe),
-        ("out", option(Path | None, "Run folder; by default one below runs/."), None),
+        ("out", option(Path | None, "Run folder; by default one below runs/ named after the options."), None),
     ]
     doc = "Train one network. Options may be given without their prefix: --p 97 --lr 0.01; --seed is for all."
     return make_dataclass("Train", [*groups, *own], namespace={"__doc__": doc}, frozen=True, kw_only=True)

@@ -206,7 +206,7 @@ def sortedness(task: Sortedness, encoding: str = "none", **changes: Any) -> Hook
         encoding: one of ``ENCODINGS``. ``learned`` has vectors up to the longest length of training, and
             takes the last one beyond; with ``learned_positions=-1, n_ctx=task.train_lengths[1]`` longer
             sequences are an error instead. ``randomised`` draws sinusoidal positions from those of the
-            longest length; from twice as many they are learned more slowly.
+            longest length, at which nothing is left to draw; from twice as many they are learned more slowly.
         changes: any other field of ``TransformerConfig``; heads share ``d_model`` evenly.
 
     Vectors of tokens begin as large as sinusoidal positions, where there are such (Vaswani et al. 2017,
@@ -224,7 +224,7 @@ def sortedness(task: Sortedness, encoding: str = "none", **changes: Any) -> Hook
         },
         "randomised": {
             "positional_embedding_type": "sinusoidal",
-            "randomised_positions": task.longest,
+            "randomised_positions": max(task.longest, changes.get("n_ctx", 0)),
         },
     }
     fields = {

@@ -29,7 +29,7 @@ class PosEmbed(nn.Module):
     """The table of position vectors: trained (``"standard"``) or fixed (``"sinusoidal"``).
 
     A sequence takes its rows in order, all of them behind the last one that last one; or, with
-    ``randomised_positions``, rows that are drawn.
+    ``randomised_positions``, rows that are drawn in training mode, and evenly spread otherwise.
     """
 
     def __init__(self, cfg: TransformerConfig) -> None:

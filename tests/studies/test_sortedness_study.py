@@ -9,6 +9,8 @@ import torch
 from mechinterp import cli, constructions, models
 from mechinterp.analysis.gates import Gate
 from mechinterp.runs import Run
+from mechinterp.studies import seeds
+from mechinterp.studies.base import silent
 from mechinterp.studies.networks import Trained
 from mechinterp.studies.seeds import train_side_by_side
 from mechinterp.studies.sortedness import networks
@@ -40,7 +42,8 @@ RESULTS = {
 @pytest.fixture
 def quick(monkeypatch):
     """Small networks trained for two steps, and few sequences."""
-    monkeypatch.setitem(networks.SORTEDNESS, "fast", Recipe(steps=2, batch_size=8, eval_every=1))
+    for name in networks.SORTEDNESS:
+        monkeypatch.setitem(networks.SORTEDNESS, name, Recipe(steps=2, batch_size=8, eval_every=1))
     build = networks.sortedness
     small = {"d_model": 8, "n_heads": 2, "d_mlp": 8}
     monkeypatch.setattr(
@@ -124,6 +127,16 @@ def test_networks_trained_side_by_side_are_those_trained_one_after_the_other(tmp
         ]
         for a, b in zip(*(state["stepper"]["model"].values() for state in states)):
             torch.testing.assert_close(a, b)
+
+
+def test_the_longest_trainings_begin(monkeypatch, tmp_path):
+    begun = []
+    monkeypatch.setattr(seeds, "side_by_side", lambda one, jobs, place, workers: begun.extend(jobs) or [])
+    tasks, kinds = [Sortedness(seed=seed) for seed in (0, 1)], dict(list(networks.KINDS.items())[9:])
+    train_side_by_side(tasks, kinds, tmp_path, silent, share=1.0, workers=2)
+    slow = list(kinds).index(networks.SLOW)
+    assert begun[:2] == [f"seed_{seed}/network_{slow}" for seed in (0, 1)]
+    assert [kind for kind, one in networks.KINDS.items() if one.recipe_name != "fast"] == [networks.SLOW]
 
 
 @pytest.mark.parametrize(

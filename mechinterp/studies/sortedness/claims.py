@@ -13,7 +13,7 @@ from mechinterp.studies.seeds import claim_of_networks, told
 from mechinterp.studies.sortedness import why
 from mechinterp.studies.sortedness.anatomy import ENCODED, FURTHER, FURTHEST, Anatomy
 from mechinterp.studies.sortedness.lengths import lengths_of
-from mechinterp.studies.sortedness.networks import BLIND, FREE, LEARNED, SHUFFLED, SINES, named
+from mechinterp.studies.sortedness.networks import BLIND, FREE, KINDS, LEARNED, SHUFFLED, SINES, SLOW, named
 
 _claim = partial(claim_of_networks, within=(0.0, 1.0))
 ABLE = tuple(name for name in ENCODED if name != BLIND)
@@ -57,8 +57,9 @@ def all_learn_in_range(found: Sequence[Anatomy]) -> Claim:
     return _claim(
         "all_learn_in_range",
         f"At the lengths of training, {shortest} to {longest}, every network that can tell the order is "
-        f"right on at least 99.5 % of newly drawn pairs (the value is the worst of {len(ABLE)}; those that "
-        f"are not, by seed: {'; '.join(map(said, found))})",
+        f"right on at least 99.5 % of newly drawn pairs (the value is the worst of {len(ABLE)}; what is "
+        "trained on drawn positions is asked at evenly spread ones; those that are not, by seed: "
+        f"{'; '.join(map(said, found))})",
         found, measure, control_kind="untrained networks, the best",
     )  # fmt: skip
 
@@ -201,7 +202,8 @@ def best_encoding_at_256(found: Sequence[Anatomy]) -> Claim:
     return _claim(
         "best_encoding_at_256",
         f"At length {ask} the best network, chosen at {choose}, is right on at least 95 %, and more often "
-        f"than that of any other encoding, chosen likewise: {best}",
+        f"than that of any other encoding, chosen likewise: {best} (trained alike, but {SLOW}, which had "
+        f"{KINDS[SLOW].recipe.steps / KINDS[FREE].recipe.steps:.1f} times the steps)",
         found, measure, of=(named(encoding, direction),), control_kind=f"of the others: {other}",
     )  # fmt: skip
 

@@ -48,7 +48,7 @@ def prefix_max_head_found(found: Sequence[Anatomy]) -> Claim:
         "whose resample ablation costs at least 5 points (head, accuracy without it, best head of the "
         "untrained network, and what the best head gives it at the fall of the task's own sequences, by "
         f"seed: {told(found, said, (FREE,))})",
-        found, measure, of=(FREE,), control_kind="largest tokens of other orders",
+        found, measure, of=(FREE,), within=(0.0, 1.0), control_kind="largest tokens of other orders",
         source="ours; hand-built in constructions.sortedness",
     )  # fmt: skip
 

@@ -196,7 +196,8 @@ class Claim:
         control: the same under the null.
         control_kind: which null.
         interval: a 95 % interval (low, high), of what ``interval_over`` says.
-        verdict: holds, fails, or untested because the network did not learn its task.
+        verdict: holds, fails, or untested because the network did not learn its task, or there was nothing to
+            ask about.
         source: who said it: paper and section.
     """
 

@@ -12,6 +12,7 @@ import pytest
 
 from mechinterp.cli import main
 from mechinterp.runs import Run
+from mechinterp.training import load_network
 from mechinterp.training.recipes import FAST, MODULAR_ADDITION
 
 SMALL = [
@@ -186,6 +187,22 @@ def test_one_seed_reaches_every_group():
     assert [config[group]["seed"] for group in ("task", "model", "recipe")] == [3, 3, 3]
     other = main(["train", "modular-addition", *SMALL, "--out", "other", "--task.seed", "4"])
     assert (other, Run.open("other").config["recipe"]["seed"]) == (0, 0)
+
+
+def test_what_a_factory_takes_is_an_option_and_sizes_are_derived_anew():
+    few = ["--steps", "2", "--n-test", "20", "--train-lengths", "8", "10", "--test-lengths", "8", "16"]
+    few += ["--d-model", "32", "--n-layers", "1", "--seed", "1"]
+    for encoding, positions in (("learned", "standard"), ("rotary", "rotary"), ("randomised", "sinusoidal")):
+        assert main(["train", "sortedness", "--encoding", encoding, *few, "--out", encoding]) == 0
+        config = Run.open(encoding).config["model"]
+        assert (config["positional_embedding_type"], config["n_ctx"], config["d_head"]) == (positions, 16, 8)
+        assert json.loads(json.dumps(load_network(encoding).cfg.to_json())) == config
+    assert Run.open("learned").config["model"]["learned_positions"] == 10
+    words = ["--positional-embedding-type", "rotary", "--d-head", "16", "--out", "wide"]
+    assert main(["train", "sortedness", *few, *words]) == 0
+    assert Run.open("wide").config["model"]["rotary_dim"] == 16
+    with pytest.raises(ValueError, match="expected a network"):
+        load_network(".")
 
 
 def test_a_run_folder_is_named_after_the_options():

@@ -14,7 +14,7 @@ def check_model(model: Any) -> None:
     """Refuse a network whose activations are drawn at random.
 
     Raises:
-        ValueError: dropout, or the noise of codebooks, in training mode.
+        ValueError: dropout, noise of codebooks, or drawn positions, in training mode.
     """
     drawing = (
         m
@@ -23,8 +23,8 @@ def check_model(model: Any) -> None:
     )
     if next(drawing, None) is not None:
         raise ValueError(
-            "expected a network in evaluation mode, got one with dropout or noise in training mode, whose "
-            "activations differ at every run; call model.eval()"
+            "expected a network in evaluation mode, got one with dropout, noise or drawn positions in "
+            "training mode, whose activations differ at every run; call model.eval()"
         )
 
 

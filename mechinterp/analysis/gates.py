@@ -48,7 +48,7 @@ class Gate:
         if training:
             model.eval()  # type: ignore[attr-defined]
         try:
-            score = task.score(task.outputs(model, batch), batch)
+            score = task.score(task.answers(model, batch), batch)
         finally:
             if training:
                 model.train()  # type: ignore[attr-defined]

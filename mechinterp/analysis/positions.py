@@ -37,7 +37,8 @@ def position_table(
     Returns:
         Dims ``position``, ``dimension``. The control is the untrained table. ``spectrum`` has
         dims ``of``, ``frequency`` (cycles a token): the share of the variance over positions, summed over
-        dimensions; alike at all frequencies for random vectors. Trivial is that even share.
+        dimensions; alike at all frequencies for random vectors, but for the highest of an even number of
+        positions, which has half. Trivial is that even share.
 
     Raises:
         ValueError: fewer than four positions, or tables of other shapes.

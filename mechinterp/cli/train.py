@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -43,18 +44,38 @@ def train(words: list[str]) -> int:
     if recipe_name not in known:
         raise ValueError(f"expected --recipe-name one of {sorted(known)}, got {recipe_name!r}; choose one")
     start = {"task": task_type(), "model": build(task_type()).cfg, "recipe": known[recipe_name]}
+    if arguments := _arguments(build):
+        start["factory"] = arguments()
     groups = {group: {f.name for f in fields(value)} for group, value in start.items()}
     options = tyro.cli(
         _train_options(start, tuple(known), recipe_name),
-        args=_spell_out(words[1:], groups),
+        args=(spelt := _spell_out(words[1:], groups)),
         prog=f"mechinterp train {name}",
     )
-    # What the factory derives from the task, such as the vocabulary, stays its own unless it is asked for.
     changed = {group: changes(getattr(options, group), value) for group, value in start.items()}
-    model = build(options.task, **changed["model"])
+    # What the factory derives from the task, such as the vocabulary, or the config from other fields, stays
+    # their own unless it is asked for.
+    changed["model"] = {name: getattr(options.model, name) for name in _fields_named("model", spelt)}
+    model = build(options.task, **changed.get("factory", {}), **changed["model"])
     recipe = {} if recipe_name == RECIPES.get(name, "fast") else {"recipe_name": recipe_name}
     own = folder_name(name, recipe | _together(changed, groups))
     return _fit_into(options.out or Path("runs") / f"train_{own}", options.task, model, options.recipe)
+
+
+def _fields_named(group: str, words: list[str]) -> list[str]:
+    """The fields of a group that options spelt out give."""
+    options = [word.removeprefix(f"--{group}.") for word in words if word.startswith(f"--{group}.")]
+    return [option.partition("=")[0].removeprefix("no-").replace("-", "_") for option in options]
+
+
+def _arguments(build: Callable) -> type | None:
+    """What a factory takes besides the task and fields of the config, such as an encoding, as options."""
+    own = [
+        (name, type(each.default), field(default=each.default))
+        for name, each in list(inspect.signature(build).parameters.items())[1:]
+        if each.kind is each.POSITIONAL_OR_KEYWORD
+    ]
+    return make_dataclass("Factory", own, frozen=True) if own else None
 
 
 def _together(changed: Mapping[str, Mapping[str, Any]], groups: Mapping[str, set[str]]) -> dict[str, Any]:
@@ -114,11 +135,12 @@ def _fit_into(out: Path, task: Any, model: Any, recipe: Any) -> int:
     if job.stopped == "interrupted":
         raise KeyboardInterrupt
     history = job.history
-    score, seconds = history.test_score[-1], history.seconds
+    batch, seconds = task.dataset("test"), history.seconds
+    score = task.score(task.answers(model.eval(), batch), batch)
     checkpoint.save_weights(run.path / "weights.safetensors", model)
     metrics = {
         f"test_{task.score_name}": score,
-        "test_loss": history.test_loss[-1],
+        f"{task.watched}_loss": history.test_loss[-1],
         "trivial": task.trivial,
         "ceiling": task.ceiling,
         "learned_at": task.learned_at,

@@ -88,10 +88,8 @@ def sharpening_bars(result: Result) -> go.Figure:
         )
     figure.update_yaxes(title="accuracy, or share of attention", range=[0, 1.03])
     figure.update_xaxes(title="measure")
-    factor = result.provenance["factor"]
-    figure = styled(
-        figure, f"Scores multiplied by {factor}, in some layers: {result.provenance['network']}", height=420
-    )
+    factor, network = result.provenance["factor"], result.provenance["network"]
+    figure = styled(figure, f"Scores multiplied by up to {factor}, in some layers: {network}", height=420)
     return figure.update_layout(barmode="group")
 
 

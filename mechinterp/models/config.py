@@ -135,6 +135,7 @@ class TransformerConfig(TransformerLensConfig):
                 f"d_model divisible by d_head, got d_model={self.d_model}, d_head={self.d_head}",
                 "change one of them, or give n_heads",
             )
+        self.device = self.device or "cpu"  # networks this small are no faster on a GPU; ask for one by name
         super().__post_init__()
         for name in ("d_model", "d_head", "n_layers", "n_ctx", "n_heads"):
             _need(getattr(self, name) >= 1, f"{name} >= 1, got {getattr(self, name)}", f"raise {name}")

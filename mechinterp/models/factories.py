@@ -209,7 +209,10 @@ def sortedness(task: Sortedness, encoding: str = "none", **changes: Any) -> Hook
             longest length, at which nothing is left to draw; from twice as many they are learned more slowly.
         changes: any other field of ``TransformerConfig``; heads share ``d_model`` evenly.
 
-    Vectors of tokens begin as large as sinusoidal positions, where there are such (Vaswani et al. 2017,
+    Asked about sequences beyond ``n_ctx`` it is an error: give a larger one here (weights fit both, but for
+    ``randomised``, whose positions would be others).
+
+    Vectors of tokens begin about as large as sinusoidal positions, where there are such (Vaswani et al. 2017,
     section 3.4), and otherwise small, as do learned positions: steps of the optimiser then move them sooner.
 
     Raises:

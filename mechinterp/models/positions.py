@@ -43,6 +43,11 @@ class PosEmbed(nn.Module):
             table = sinusoidal_table(rows, cfg.d_model)
             self.register_buffer("W_pos", table, persistent=False)
 
+    @property
+    def noisy(self) -> bool:
+        """Whether every run in training mode sees others."""
+        return self.cfg.randomised_positions > 0
+
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw a trained table anew."""
         if isinstance(self.W_pos, nn.Parameter):

@@ -15,10 +15,12 @@ import xarray as xr
 from torch import Tensor, nn
 
 from mechinterp.analysis.gates import Gate
+from mechinterp.files import write_json
 from mechinterp.hooks import run_with_cache
 from mechinterp.result import Result
 from mechinterp.studies.base import Watch, silent, train
 from mechinterp.tasks.base import Batch, Task
+from mechinterp.training.checkpoint import save_weights
 from mechinterp.training.fit import Callback, Fit
 from mechinterp.training.recipe import Recipe
 from mechinterp.training.step import Penalty
@@ -79,6 +81,8 @@ def train_kind(
 ) -> Trained:
     """Train one kind of network on a task; what a folder holds already, if there is one, is read instead.
 
+    The folder's ``network.json`` says what it is; ``training.load_network`` reads it back.
+
     Args:
         share: of the recipe's steps.
 
@@ -93,6 +97,10 @@ def train_kind(
         model, posed, recipe, folder, watch, f"{name}, seed {task.seed}", callbacks=kind.callbacks,
         penalty=kind.penalty,
     )  # fmt: skip
+    if folder is not None:
+        record = {"name": name, "task": posed, "model": model.cfg, "recipe": recipe}
+        save_weights(folder / "weights.safetensors", model)
+        write_json(folder / "network.json", {k: v if k == "name" else v.to_json() for k, v in record.items()})
     gate = kind.gate(model.eval(), asked)
     return Trained(name=name, task=asked, model=model, untrained=before.eval(), job=job, gate=gate)
 

@@ -59,6 +59,8 @@ def train_side_by_side(
         for number, (name, kind) in enumerate(kinds.items())
     }
     jobs = dict(sorted(jobs.items(), key=lambda job: -job[1][1].recipe.steps))
+    with watch(f"{len(jobs)} networks, {workers} at a time; each is shown when it is done"):
+        pass
     for folder in side_by_side(_train_into, jobs, out, workers):
         name, kind, task, _ = jobs[folder]
         train_kind(name, kind, task, out / folder, watch, share)  # done: it is read, and shown

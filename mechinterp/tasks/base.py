@@ -128,8 +128,13 @@ class Task:
 
     @torch.no_grad()
     def answers(self, model: Callable, batch: Batch) -> Tensor:
-        """``outputs`` without a graph, a part of the batch at a time."""
-        return torch.cat([self.outputs(model, part) for part in batch.split()])
+        """``outputs`` without a graph, a part of the batch at a time, on the model's device; they come back
+        to the batch's."""
+        weights = model.parameters() if isinstance(model, torch.nn.Module) else iter(())
+        here = batch.inputs.device
+        there = next((weight.device for weight in weights), here)
+        parts = (part if there == here else part.to(there) for part in batch.split())
+        return torch.cat([self.outputs(model, part).to(here) for part in parts])
 
     def loss(
         self, outputs: Float[Tensor, "batch read out"], batch: Batch, dtype: torch.dtype = torch.float32

@@ -65,8 +65,8 @@ class Sortedness(Task):
     """Whether a token may occur twice."""
 
     windows: int = 0
-    """The least width of the stretch of the vocabulary that each sequence's tokens are drawn from, all widths
-    up to the whole being as likely; 0 always draws from the whole."""
+    """The least width of the stretch of the vocabulary that each sequence's tokens are drawn from; all widths
+    between that and the whole are as likely, these two half as likely. 0 always draws from the whole."""
 
     n_test: int = 2000
     """Sequences of the test split, at each length; of val a fifth."""
@@ -158,15 +158,24 @@ class Sortedness(Task):
                 each integer; these are then drawn from a stretch that is narrower by as much.
 
         Raises:
-            ValueError: an odd number, no such split, or a length that cannot be.
+            ValueError: an odd number, no such split, a length that cannot be, or a density that cannot.
         """
         self._check_length(length)
         size, widths, other = self._size(split), self._widths, 0
         if as_dense_as is not None:
-            other = min(self.vocabulary, max(2, round(self.vocabulary * length / as_dense_as)))
+            if not self.can_be_as_dense(length, as_dense_as):
+                raise ValueError(
+                    f"expected a density that {length} tokens can have, got that of {as_dense_as}, for which "
+                    f"{self.vocabulary} integers are too few; raise vocabulary or length"
+                )
+            other = min(self.vocabulary, round(self.vocabulary * length / as_dense_as))
             widths = (other, other)
         generator = torch.Generator().manual_seed(self.seed + 10**6 * PLACES[split] + 10**3 * length + other)
         return self._batch(size - size % 2 if n is None else n, length, generator, True, widths)
+
+    def can_be_as_dense(self, length: int, other: int) -> bool:
+        """Whether sequences of a length can have as many tokens for each integer as those of another."""
+        return self.vocabulary * length / other >= (2 if self.ties else length)
 
     @property
     def _widths(self) -> tuple[int, int]:
@@ -246,13 +255,14 @@ class Sortedness(Task):
     def leaks(self, batch: Batch) -> dict[str, Float[Tensor, "batch feature"]]:
         """What could tell the answer though it is not the order: the ends, the tokens as a bag, the
         length."""
-        counts = torch.nn.functional.one_hot(batch.inputs, self.vocabulary).sum(1)
+        counts = torch.zeros(len(batch), self.vocabulary)
+        counts.scatter_add_(1, batch.inputs, torch.ones(batch.inputs.shape))
         first, last = batch.inputs[:, :1].float(), batch.inputs[:, -1:].float()
         return {
             "first token": first,
             "last token": last,
             "first and last token": torch.cat((first, last), 1),
-            "bag of tokens": counts.float(),
+            "bag of tokens": counts,
             "length": batch.variables["length"][:, None].float(),
         }
 

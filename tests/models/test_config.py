@@ -83,3 +83,9 @@ def test_outputs_are_the_vocabulary_unless_given():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_json_keeps_the_dtype(dtype):
     assert TransformerConfig.from_json(config(dtype=dtype).to_json()).dtype == dtype
+
+
+def test_networks_are_on_the_cpu_unless_asked_for_elsewhere(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert config().device == "cpu"
+    assert config(device="meta").device == "meta"

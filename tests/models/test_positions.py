@@ -4,6 +4,8 @@ import pytest
 import torch
 from small_networks import config, inputs, network
 
+from mechinterp.analysis.checks import check_model
+from mechinterp.models import HookedTransformer
 from mechinterp.models.positions import PosEmbed, Rotary, alibi_bias, sinusoidal_table
 from mechinterp.models.sharpened import sharpened
 
@@ -120,6 +122,13 @@ def test_drawn_positions_keep_the_order_and_are_spread_evenly_in_evaluation_mode
         assert n == 1 or even[-1] == 19
         assert n == 1 or even.diff().min() >= max(1, 19 // (n - 1))
         assert n == 1 or even.diff().max() - even.diff().min() <= 1
+
+
+def test_analyses_refuse_positions_that_are_drawn_at_every_run():
+    model = HookedTransformer(config("drawn"))
+    check_model(model.eval())
+    with pytest.raises(ValueError, match=r"drawn positions in training mode.*model.eval\(\)"):
+        check_model(model.train())
 
 
 def test_a_log_of_the_keys_keeps_attention_to_one_of_many_as_sharp():

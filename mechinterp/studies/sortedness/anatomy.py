@@ -13,15 +13,13 @@ from mechinterp.result import Result
 from mechinterp.studies.networks import Trained, network_scores, score_curves
 from mechinterp.studies.seeds import SeedFindings
 from mechinterp.studies.sortedness.attending import dilution, heads, sharpening
-from mechinterp.studies.sortedness.lengths import by_density, by_length, in_range, lengths_of
-from mechinterp.studies.sortedness.networks import DENSE, FREE, KINDS, LEARNED, SHUFFLED
+from mechinterp.studies.sortedness.lengths import by_density, by_length, far, lengths_of
+from mechinterp.studies.sortedness.networks import DENSE, FREE, KINDS, LEARNED, SHUFFLED, in_range
 from mechinterp.studies.sortedness.placing import maps, moves, table_of
 from mechinterp.tasks.sortedness import Sortedness
 
 ENCODED = tuple(name for name in KINDS if name not in (DENSE, SHUFFLED))
 """Networks that differ in their encoding and direction alone, and one in how long it is trained."""
-FURTHER, FURTHEST = 4, 16
-"""How many times the longest length of training is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +42,14 @@ class Anatomy(SeedFindings):
             n: sequences of each length.
         """
         task = networks[FREE].task
-        scores, untrained = (
-            {name: in_range(model(one), one.task, n) for name, one in networks.items()}
-            for model in (lambda one: one.model, lambda one: one.untrained)
-        )
+        scores = {name: one.gate.score for name, one in networks.items()}
+        untrained = {name: in_range(one.untrained, one.task, n) for name, one in networks.items()}
         asked = {length: task.of_length(length, n) for length in lengths_of(task)}
         lengths, *parts = by_length(networks, asked)
         results = [
             leaks_by_length(task, n),
             score_curves(networks, units="accuracy"),
-            network_scores(networks, scores, untrained, n=n, units="accuracy"),
+            network_scores(networks, scores, untrained, n=task.n_test, units="accuracy"),
             lengths,
             *parts,
             by_density(networks, lengths, n),
@@ -76,9 +72,7 @@ class Anatomy(SeedFindings):
 
     def far(self, times: int) -> int:
         """The length beyond those of training that comes nearest to so many times the longest of them."""
-        longest = self.task.train_lengths[1]
-        beyond = [length for length in self.task.test_lengths if length > longest]
-        return min(beyond, key=lambda length: abs(length - times * longest))
+        return far(self.task, times)
 
     def lost_at(self, network: str, length: int) -> float:
         """How much accuracy a network has less at a length than at those of training."""

@@ -20,8 +20,8 @@ from mechinterp.hooks import Edit, Site, run, run_with_cache, scale
 from mechinterp.models.sharpened import sharpened
 from mechinterp.result import Result
 from mechinterp.studies.networks import Trained
-from mechinterp.studies.sortedness.lengths import grid, lengths_of, right
-from mechinterp.studies.sortedness.networks import FREE
+from mechinterp.studies.sortedness.lengths import FURTHEST, far, grid
+from mechinterp.studies.sortedness.networks import FREE, right
 from mechinterp.tasks.base import Batch
 
 ATTENDED = 100
@@ -84,28 +84,32 @@ def on_fall(model: Any, batch: Batch, edits: Sequence[Edit] = ()) -> Tensor:
 
 
 def sharpening(one: Trained, n: int) -> Result:
-    """Scores of one layer multiplied by as much as log n would at the longest length: there, and at short
-    sequences that are as dense, where there is nothing to dilute.
+    """Scores of one layer that grow with log n at a long length, query by query; and at short sequences that
+    are as dense, where there is nothing to dilute, all multiplied by as much as the last query's there.
 
     Returns:
         Dims ``layers``, ``measure``: accuracy at the longest length, attention on the fall there, accuracy on
-        short dense sequences. Trivial is the first, as trained.
+        short dense sequences, undefined where these cannot be as dense. Trivial is the first, as trained.
     """
     task, model = one.task, one.model
-    longest, asked = task.train_lengths[1], lengths_of(task)[-1]
+    longest, asked = task.train_lengths[1], far(task, FURTHEST)
     factor, head = math.log(asked) / math.log(longest), head_on_fall(one)
-    long, dense = task.of_length(asked, n), task.of_length(longest, n, as_dense_as=asked)
+    long, keys = task.of_length(asked, n), torch.arange(1, asked + 1).clamp_min(longest)
+    growing = (keys.log() / math.log(longest))[:, None]  # [query, 1]; causal: a query sees itself and before
+    can = task.can_be_as_dense(longest, asked)
+    dense = task.of_length(longest, n, as_dense_as=asked) if can else None
     n_layers = model.cfg.n_layers
     layers = {"as trained": [], "every layer": list(range(n_layers))}
     layers |= {f"layer {layer}": [layer] for layer in range(n_layers)}
 
     def measured(of: Sequence[int]) -> list[float]:
-        edits = [scale(Site(f"blocks.{layer}.attn.hook_attn_scores"), factor) for layer in of]
-
-        edited = partial(run, model, edits=edits)
-        few = long[slice(0, 2 * ATTENDED)]
-        attended = float(on_fall(model, few, edits)[:, head].mean())
-        return [float(right(edited, task, long).mean()), attended, float(right(edited, task, dense).mean())]
+        sites = [Site(f"blocks.{layer}.attn.hook_attn_scores") for layer in of]
+        grown = [Edit(site, lambda scores, _: growing * scores, "log n") for site in sites]
+        scaled = partial(run, model, edits=[scale(site, factor) for site in sites])
+        attended = on_fall(model, long[slice(0, 2 * ATTENDED)], grown)[:, head].mean()
+        of_long = right(partial(run, model, edits=grown), task, long).mean()
+        of_dense = math.nan if dense is None else right(scaled, task, dense).mean()
+        return [float(of_long), float(attended), float(of_dense)]
 
     values = np.array([measured(of) for of in layers.values()])
     measures = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +16,7 @@ from mechinterp.analysis.statistics import bootstrap_means, proportion_interval
 from mechinterp.models.sharpened import sharpened
 from mechinterp.result import Result
 from mechinterp.studies.networks import Trained
-from mechinterp.studies.sortedness.networks import FREE
+from mechinterp.studies.sortedness.networks import FREE, right
 from mechinterp.tasks.base import Batch
 from mechinterp.tasks.sortedness import Sortedness
 
@@ -23,6 +24,8 @@ PARTS = 4
 """Of a sequence, by which the place of a fall is counted."""
 GAPS = (1, 2, 4, 8)
 """By how much a sequence falls: the least of each group."""
+FURTHER, FURTHEST = 4, 16
+"""How many times the longest length of training is asked for."""
 
 
 def lengths_of(task: Sortedness) -> list[int]:
@@ -30,16 +33,11 @@ def lengths_of(task: Sortedness) -> list[int]:
     return sorted({*task.test_lengths, task.train_lengths[1]})
 
 
-def in_range(model: Any, task: Sortedness, n: int) -> float:
-    """Accuracy over all lengths of training, of about n sequences in all."""
-    lengths = range(task.train_lengths[0], task.train_lengths[1] + 1)
-    each = max(20, 2 * math.ceil(n / 2 / len(lengths)))
-    return float(np.mean([right(model, task, task.of_length(length, each)).mean() for length in lengths]))
-
-
-def right(model: Callable, task: Sortedness, batch: Batch) -> np.ndarray:
-    """Which answers are right, ``[batch]``."""
-    return (task.answers(model, batch).argmax(-1) == batch.targets)[:, 0].numpy()
+def far(task: Sortedness, times: int) -> int:
+    """The length beyond those of training that comes nearest to so many times the longest of them."""
+    longest = task.train_lengths[1]
+    beyond = [length for length in task.test_lengths if length > longest]
+    return min(beyond, key=lambda length: abs(length - times * longest))
 
 
 def by_length(networks: Mapping[str, Trained], asked: Mapping[int, Batch]) -> list[Result]:
@@ -65,7 +63,10 @@ def by_length(networks: Mapping[str, Trained], asked: Mapping[int, Batch]) -> li
         extra={"low": low, "high": high, "log_n": grid(np.mean, sharp, networks, asked)},
     )
     parts = [
-        _split_up(name, *how, own=own, before=before, networks=networks, provenance=provenance)
+        replace(
+            _split_up(name, *how, own=own, before=before, networks=networks, provenance=provenance),
+            trivial=0.5 if name == "accuracy_by_ties" else None,  # where all fall, a constant is always right
+        )
         for name, how in groupings(asked).items()
     ]
     return [lengths, *parts]
@@ -138,7 +139,7 @@ def _split_up(
     networks: Mapping[str, Trained],
     provenance: Mapping[str, Any],
 ) -> Result:
-    """Accuracy of groups of sequences; -1 is none. Groups of one answer are all right by a constant."""
+    """Accuracy of groups of sequences; -1 is none."""
     coords = {"network": list(networks), "length": list(groups), dim: list(labels)}
 
     def cells(answers: Answers, of: Callable[[np.ndarray], float]) -> xr.DataArray:
@@ -160,7 +161,6 @@ def _split_up(
     return Result(
         name=name,
         values=cells(own, mean),
-        trivial=0.5,
         control=cells(before, mean),
         control_kind="untrained network",
         provenance=dict(provenance),
@@ -181,7 +181,11 @@ def by_density(networks: Mapping[str, Trained], lengths: Result, n: int) -> Resu
     """
     task = networks[FREE].task
     longest = task.train_lengths[1]
-    further = [length for length in lengths.values.length.values.tolist() if length >= longest]
+    further = [
+        length
+        for length in lengths.values.length.values.tolist()
+        if length >= longest and task.can_be_as_dense(longest, length)
+    ]
     dense = {length: task.of_length(longest, n, as_dense_as=length) for length in further}
     own, before = (
         answers_of(networks, model, dense) for model in (lambda one: one.model, lambda one: one.untrained)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
+from mechinterp.analysis.gates import Gate
 from mechinterp.models.factories import ENCODINGS, sortedness
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.studies.networks import Kind
+from mechinterp.tasks.base import Batch
 from mechinterp.tasks.sortedness import Sortedness
 from mechinterp.training.recipe import Recipe
 from mechinterp.training.recipes import SORTEDNESS
@@ -31,6 +36,18 @@ FREE, BLIND = named("none", "causal"), named("none", "bidirectional")
 SLOW = named("randomised", "bidirectional")
 """Learns last by far: it alone is trained longer."""
 SINES, LEARNED = named("sinusoidal", "causal"), named("learned", "causal")
+
+
+def right(model: Callable, task: Sortedness, batch: Batch) -> np.ndarray:
+    """Which answers are right, ``[batch]``."""
+    return (task.answers(model, batch).argmax(-1) == batch.targets)[:, 0].numpy()
+
+
+def in_range(model: Any, task: Sortedness, n: int) -> float:
+    """Accuracy over all lengths of training, of about n sequences in all."""
+    lengths = range(task.train_lengths[0], task.train_lengths[1] + 1)
+    each = max(20, 2 * math.ceil(n / 2 / len(lengths)))
+    return float(np.mean([right(model, task, task.of_length(length, each)).mean() for length in lengths]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +79,10 @@ class EncodedKind(Kind):
     def asked(self, task: Sortedness) -> Sortedness:
         """Of the whole vocabulary, and unsorted as in training."""
         return replace(self.posed(task), windows=0)
+
+    def gate(self, model: Any, task: Sortedness) -> Gate:
+        """At all lengths of training."""
+        return replace(Gate.of(model, task), score=in_range(model, task, task.n_test))
 
     def network(self, task: Sortedness) -> HookedTransformer:
         """The untrained network."""

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechinterp.analysis.checks import check_inputs, check_model, check_one_stack, chosen
+from mechinterp.analysis.checks import check_groups, check_inputs, check_model, check_one_stack, chosen
 from mechinterp.analysis.effects import effects_result
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.patches import STREAMS, Patch, donor_names, extent, patches_of
@@ -73,6 +73,8 @@ def ablation(
         )
     if what == "neurons" and not groups:
         raise ValueError('expected groups of neurons to ablate, got none; give groups={"name": [0, 1, ...]}')
+    if what == "neurons":
+        check_groups(groups, model.cfg.d_mlp)
     check_inputs(inputs, attention_mask)
     check_model(model)
     check_reference(reference, inputs, held_out)
@@ -116,6 +118,7 @@ def erase_directions(
     *,
     reference: str = "zero",
     held_out: Tensor | None = None,
+    held_out_mask: Tensor | None = None,
     layers: Sequence[int] | None = None,
     read: Sequence[int] | Tensor = (-1,),
     attention_mask: Tensor | None = None,
@@ -155,7 +158,10 @@ def erase_directions(
     setting = Setting(model, inputs, metric, read, attention_mask)
     before = setting.intact()
     own = setting.activations(names)
-    becomes = references(model, names, reference, inputs, held_out, attention_mask=attention_mask, seed=seed)
+    becomes = references(
+        model, names, reference, inputs, held_out,
+        attention_mask=attention_mask, held_out_mask=held_out_mask, seed=seed,
+    )  # fmt: skip
     patches = [Patch(layer, tuple(range(inputs.shape[1]))) for layer in axes["layer"]]
     generator = torch.Generator().manual_seed(seed)
 

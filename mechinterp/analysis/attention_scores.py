@@ -115,12 +115,19 @@ def attention_scores(
         highest score above even attention's, which provenance names.
 
     Raises:
-        ValueError: fewer than two examples, fewer than two positions, or as ``Patterns.of``.
+        ValueError: fewer than two examples, fewer than two positions, cross-attention, or as ``Patterns.of``.
     """
     check_inputs(inputs, mask)
+    if stack == "cross":
+        raise ValueError(
+            "expected the stack encoder or decoder, got cross, whose queries and keys are of two sequences; "
+            "for those see alignment.column_alignment"
+        )
     seen = Patterns.of(model, inputs, mask, stack)
     before = seen.untrained(untrained, inputs, mask, stack)
-    found = relations(inputs, seen.asking)
+    n_source = getattr(model.cfg, "n_ctx_source", 0)
+    own_tokens = {"encoder": inputs[:, :n_source], "decoder": inputs[:, n_source:]}
+    found = relations(own_tokens.get(stack, inputs), seen.asking)
     names = list(found)
     own = {name: share_on(seen, related) for name, related in found.items()}
     if all(bool(even.isnan().all()) for _, even in own.values()):

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mechinterp.analysis.gates import Gate, gated
+from mechinterp.analysis.jackknife import jackknife_interval
 from mechinterp.analysis.statistics import benjamini_hochberg, permutation_p_value
 from mechinterp.hooks import HookedRootModule, run_with_cache
 from mechinterp.result import Result
@@ -114,7 +115,7 @@ def code_alignment(
     Returns:
         Dims ``site``, ``measure`` (``MEASURES``). Trivial is 0, the control the mean over states of other
         sequences, put in whole, since the states of one hang together, the interval that of the best site's
-        adjusted mutual information (bootstrap over sequences). ``extra``: ``null_high`` (the 95 % quantile of
+        adjusted mutual information (jackknife over sequences). ``extra``: ``null_high`` (the 95 % quantile of
         that), ``p`` and ``p_adjusted`` (for how many cells there are) (site, measure);
         ``untrained`` likewise; ``table`` (site, state, code), how often each strongest code stands with each
         state; ``active`` (site), how many codes are ever active; ``fixing`` (site, state), the fewest codes
@@ -189,7 +190,7 @@ def code_alignment(
         trivial=0.0,
         control=array({site: draws.mean(0) for site, draws in null.items()}),
         control_kind=f"states of other sequences, mean of {permutations}",
-        interval=_interval(codes.strongest[best], codes.active[best], label, sequence, generator),
+        interval=_interval(codes.strongest[best], codes.active[best], label, sequence, seed),
         provenance=gated(gate, {"n": len(label), "best": best, "permutations": permutations, "seed": seed}),
         extra=extra,
     )
@@ -240,18 +241,16 @@ def _entropy(counts: np.ndarray) -> float:
 
 
 def _interval(
-    strongest: Tensor,
-    active: Tensor,
-    label: np.ndarray,
-    sequence: np.ndarray,
-    generator: np.random.Generator,
-    draws: int = 100,
-) -> tuple[float, float]:
-    """Of the adjusted mutual information, whole sequences drawn anew."""
+    strongest: Tensor, active: Tensor, label: np.ndarray, sequence: np.ndarray, seed: int
+) -> tuple[float, float] | None:
+    """Of the adjusted mutual information, whole sequences left out; none of fewer than three.
+
+    Sequences drawn with repeats would have the bias twice that is taken off once.
+    """
     rows = [np.flatnonzero(sequence == each) for each in np.unique(sequence)]
-    found = []
-    for _ in range(draws):
-        some = np.concatenate([rows[i] for i in generator.integers(len(rows), size=len(rows))])
-        found.append(_measures(strongest[some], active[some], label[some])[-1])
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
+
+    def agreement(which: Tensor) -> float:
+        some = np.concatenate([rows[i] for i in which.tolist()])
+        return float(_measures(strongest[some], active[some], label[some])[-1])
+
+    return jackknife_interval(agreement, len(rows), seed=seed) if len(rows) > 2 else None

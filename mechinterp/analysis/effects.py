@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp.analysis.statistics import benjamini_hochberg, bootstrap_means, sign_flip_p_values
@@ -24,6 +24,7 @@ def effects_result(
     *,
     other: Float[Tensor, "*cell example"] | None = None,
     rounding: float = 0.0,
+    tested: Bool[Tensor, "*cell"] | None = None,
     control_kind: str = "",
     units: str = "metric",
     extra: Mapping[str, xr.DataArray] | None = None,
@@ -37,6 +38,7 @@ def effects_result(
         other: the metric under the control's edits.
         rounding: differences of the metric no larger than this are 0 to the tests: a network's rounding
             errors are as consistent over examples as an effect is.
+        tested: the cells that are tested and corrected for; ``None``: all. Others have no p-value.
 
     Returns:
         ``values``: the metric under each edit, averaged over examples; ``trivial``: of the intact run;
@@ -57,6 +59,9 @@ def effects_result(
         # What goes the control's way, and less far, is nothing special.
         less = special.mean(0) * effect.mean(0) <= 0
         p_values = torch.where(less, 1.0, p_values)
+
+    if tested is not None:
+        p_values = p_values.masked_fill(~tested, torch.nan)
 
     def array(cells: Any) -> xr.DataArray:
         return xr.DataArray(np.asarray(cells, dtype=float), dims=list(axes), coords=dict(axes))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -37,7 +36,8 @@ def leaks(
 
     Returns:
         Dim ``view``: accuracies. Trivial is the most frequent answer, the control the mean of fits to
-        shuffled answers; ``p_value``, ``p_adjusted`` as ``probe`` has them.
+        shuffled answers: within groups where their members have different ones, else by whole groups.
+        ``p_value``, ``p_adjusted`` as ``probe`` has them.
 
     Raises:
         ValueError: no views, lengths that differ, or as ``probe``.
@@ -48,13 +48,12 @@ def leaks(
             f"expected at least one view, and as many features as answers and groups, got {len(views)} views "
             f"and lengths {sorted(sizes)}; give one row for each example"
         )
-    groups, at = together.unique(return_inverse=True)
-    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed))
-    # Not probe's own together=: it deals answers out by whole groups, of which all have the same.
-    held_out = (order < round(test * len(groups)))[at]
+    at = together.unique(return_inverse=True)[1]
+    one_of_group = answers.new_zeros(len(at)).scatter(0, at, answers)
     found = probe(
-        {name: seen[:, None] for name, seen in views.items()}, answers, "logistic", test=held_out, seed=seed
-    )
+        {name: seen[:, None] for name, seen in views.items()}, answers, "logistic", test=test,
+        together=together, within=bool((one_of_group[at] != answers).any()), seed=seed,
+    )  # fmt: skip
 
     def by_view(cells: xr.DataArray) -> xr.DataArray:
         return cells.isel(position=0, drop=True).rename(hook="view")

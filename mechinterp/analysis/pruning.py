@@ -100,19 +100,20 @@ def first_order_scores(
 
     The gradient of the metric by the component's output, times what ablation adds to it.
     """
-    names, grown = sorted({one.hook for one in components}), {}
+    names, own, added = sorted({one.hook for one in components}), {}, {}
 
     def watch(tensor: Tensor, name: str) -> Tensor:
-        grown[name] = tensor.detach().requires_grad_()
-        return grown[name]
+        # Nothing is added to it; the gradient by that is the whole one, by way of later components too.
+        own[name], added[name] = tensor.detach(), torch.zeros_like(tensor, requires_grad=True)
+        return tensor + added[name]
 
     with torch.enable_grad():
         outputs = setting.forward(edits=[Edit(Site(name), watch, "watch") for name in names])
         total = setting.metric(outputs).sum()
-        gradients = dict(zip(names, torch.autograd.grad(total, [grown[name] for name in names])))
+        gradients = dict(zip(names, torch.autograd.grad(total, [added[name] for name in names])))
     scores = []
     for one in components:
-        change = gradients[one.hook] * (reference[one.hook] - grown[one.hook])
+        change = gradients[one.hook] * (reference[one.hook] - own[one.hook])
         part = change if one.head is None else change[:, :, one.head]
         scores.append(part.detach().flatten(1).sum(1).double())
     return torch.stack(scores)

@@ -91,6 +91,7 @@ def pairwise_ablation(
     provenance = {"what": "pairs", "reference": reference, "seed": seed}
     return effects_result(
         "pairwise_ablation", joint, before, axes, gated(gate, provenance), other=added, rounding=rounding,
+        tested=~torch.eye(n, dtype=torch.bool),
         control_kind="the sum of the single effects",
         extra={"interaction": array((joint - added).mean(-1)), "interaction_p": array(p_values)}, seed=seed,
     )  # fmt: skip

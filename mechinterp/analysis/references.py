@@ -42,10 +42,10 @@ def references(
 
     Returns:
         Tensors with a batch of 1 (zero, mean) or of all examples (resample; one donor an example, the same
-        for all names).
+        for all names, which has real tokens wherever the example has some).
 
     Raises:
-        ValueError: an unknown kind, no held-out examples, or ones that do not fit.
+        ValueError: an unknown kind, no held-out examples, or ones that do not fit or are too short.
     """
     check_reference(kind, inputs, held_out)
     if held_out is not None and kind != "zero" and attention_mask is not None and held_out_mask is None:
@@ -58,11 +58,32 @@ def references(
     if kind == "zero":
         return {name: torch.zeros_like(cache[name]) for name in names}
     if kind == "resample":
-        donors = torch.randint(len(source), (len(inputs),), generator=torch.Generator().manual_seed(seed))
+        donors = _donors(len(source), len(inputs), mask, attention_mask, seed)
         return {name: cache[name][donors] for name in names}
     if mask is None:
         return {name: cache[name].mean(0, keepdim=True) for name in names}
+    if attention_mask is not None:
+        lacking = attention_mask.bool().any(0) & ~mask.bool().any(0)
+        if bool(lacking.any()):
+            raise ValueError(
+                "expected held-out examples with real tokens wherever inputs have some, got none at "
+                f"positions {lacking.nonzero().flatten().tolist()}; give longer ones"
+            )
     return {name: _real_mean(cache[name], mask_of(model, name, mask)) for name in names}
+
+
+def _donors(n: int, wanted: int, mask: Tensor | None, own: Tensor | None, seed: int) -> Tensor:
+    """One of n held-out examples for each input, with real tokens wherever that has some."""
+    generator = torch.Generator().manual_seed(seed)
+    if mask is None or own is None:
+        return torch.randint(n, (wanted,), generator=generator)
+    lacks = own.bool().cpu().double() @ (~mask.bool().cpu()).double().T  # [input, held-out], tokens
+    if bool((lacks.amin(1) > 0).any()):
+        raise ValueError(
+            "expected for every input a held-out example with real tokens wherever that has some, got none "
+            f"for {int((lacks.amin(1) > 0).sum())} of {wanted}; give longer held-out examples"
+        )
+    return torch.multinomial((lacks == 0).double(), 1, generator=generator)[:, 0]
 
 
 def _real_mean(x: Tensor, mask: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from mechinterp.analysis.redundancy import pairwise_ablation
 from mechinterp.analysis.references import references
 from mechinterp.analysis.sets import Component, components_of
 from mechinterp.analysis.setting import Setting
-from mechinterp.hooks import Site, mean, run, run_with_cache, zero
+from mechinterp.hooks import Site, mean, patch, run, run_with_cache, zero
 
 X, HELD_OUT = tokens(0), tokens(1, rows=30)
 KINDS = {
@@ -155,11 +155,48 @@ def test_first_order_scores_of_a_linear_path_are_exact():
     np.testing.assert_allclose(scores.mean(1), single.extra["effect"].sel(layer=1), atol=1e-12)
 
 
+def test_first_order_scores_see_what_goes_by_way_of_later_components():
+    model = network()
+    setting = Setting(model, X, preference)
+    every = components_of(model, mlps=True)
+    becomes = references(model, sorted({one.hook for one in every}), "mean", X, HELD_OUT)
+    cache = run_with_cache(model, X)[1]
+
+    def moved(one, amount):
+        site = Site.at(one.hook) if one.head is None else Site.at(one.hook, head=one.head)
+        change = {one.hook: cache[one.hook] + amount * (becomes[one.hook] - cache[one.hook])}
+        return preference(run(model, X, edits=[patch(site, change)]))
+
+    found = first_order_scores(setting, every, becomes)
+    for one, score in zip(every, found):
+        slope = (moved(one, 1e-5) - moved(one, -1e-5)) / 2e-5
+        np.testing.assert_allclose(score, slope.detach(), atol=1e-7)
+
+
+def test_donors_have_real_tokens_wherever_the_input_has():
+    model = network()
+    real, held_real = (torch.ones_like(x, dtype=torch.bool) for x in (X, HELD_OUT))
+    held_real[:20, 0] = real[6:, 0] = False  # left padding: two thirds of the donors, half of the inputs
+    given = {"attention_mask": real, "held_out_mask": held_real, "seed": 3}
+    name = "blocks.0.attn.hook_z"
+    found = references(model, [name], "resample", X, HELD_OUT, **given)[name]
+    whole = run_with_cache(model, HELD_OUT, attention_mask=held_real)[1][name]
+    donors = [int((whole - row).abs().flatten(1).sum(1).argmin()) for row in found]
+    assert all(donor >= 20 for donor in donors[:6])
+    assert min(donors[6:]) < 20
+    held_real[:, 0] = False
+    for kind in ("resample", "mean"):
+        with pytest.raises(ValueError, match="real tokens wherever"):
+            references(model, [name], kind, X, HELD_OUT, **given)
+
+
 def test_pairs_and_pruning_have_figures():
     pairs = pairwise_ablation(network(), X, preference, reference="zero")
     pruned = prune(network(), X, preference, reference="zero")
     assert [pairs.name, pruned.name] == ["pairwise_ablation", "pruning"]
     assert pairs.figure().data[0].zmid == 0
+    assert np.isnan(np.diag(pairs.extra["p_value"])).all()  # beside themselves
+    assert not np.isnan(pairs.extra["p_value"].values[~np.eye(len(pairs.values), dtype=bool)]).any()
     assert "L0H0" in pruned.figure().layout.xaxis.ticktext
 
 
@@ -175,6 +212,8 @@ def test_progress_goes_to_the_end():
     [
         ({"what": "hats"}, "expected heads, mlps or neurons"),
         ({"what": "neurons"}, "expected groups"),
+        ({"what": "neurons", "groups": {"a": [3, 3]}, "reference": "zero"}, "each once"),
+        ({"what": "neurons", "groups": {"a": []}, "reference": "zero"}, "at least one neuron"),
         ({"reference": "median"}, '"zero", "mean" or "resample"'),
         ({}, "held_out examples for a mean"),
         ({"held_out": X}, "other than the inputs"),

@@ -19,6 +19,7 @@ from mechinterp.analysis.in_context import (
     method_agreement,
     sensitivities,
 )
+from mechinterp.analysis.in_context.effective import EffectiveHead
 from mechinterp.figures import draw
 from mechinterp.result import NotLearned
 from mechinterp.tasks import LinearRegression
@@ -94,6 +95,13 @@ def test_the_step_is_read_off_in_any_basis(changes):
     assert float(found.values.sel(measure="share of the step")) == pytest.approx(1, abs=1e-5)
     assert float(found.extra["p"]) < 0.01
     assert float(found.control.sel(measure="share of the step")) < 0.9
+
+
+def test_a_step_may_come_from_the_query_s_part_with_y():
+    between, writes = torch.zeros(1, 2, 2), torch.zeros(1, 2)
+    between[0, 0, 1] = writes[0, 0] = 1.0  # (x y_j) times x_j
+    head = EffectiveHead(between=between, writes=writes, direct=torch.zeros(2))
+    assert head.preconditioner(1).item() == head.share(1) == 1.0
 
 
 def test_random_layers_have_cosines_within_the_null():

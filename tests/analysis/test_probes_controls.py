@@ -6,7 +6,7 @@ import torch
 
 from mechinterp.analysis.gates import Gate
 from mechinterp.analysis.probes import Logistic, probe
-from mechinterp.analysis.probes.layout import lay_out, split_rows
+from mechinterp.analysis.probes.layout import Part, lay_out, split_rows
 from mechinterp.analysis.probes.scores import accuracy, bootstrap, r_squared, shuffle_p_values
 from mechinterp.result import NotLearned
 
@@ -211,3 +211,27 @@ def test_a_result_of_a_network_that_did_not_learn_says_so():
     with pytest.warns(NotLearned):
         found = probe(torch.randn(40, 2), torch.randn(40), gate=gate, shuffles=0)
     assert found.learned is False
+
+
+def test_copies_do_not_make_an_interval_narrower():
+    number, group = torch.randn(40, generator=generator(1)), torch.arange(40).repeat_interleave(25)
+    x = (number[:, None] + torch.randn(40, 3, generator=generator(2)))[group]
+    ends = [
+        probe(x, number[group], test=group % 2 == 0, together=together, shuffles=1, permutations=0).interval
+        for together in (None, group)
+    ]
+    widths = [high - low for low, high in ends]
+    assert widths[1] > 3 * widths[0]
+
+
+def test_labels_dealt_out_within_groups_stay_there():
+    group = torch.tensor([3, 1, 3, 1, 1, 0, 7])
+    rows = {"train": torch.arange(0), "test": torch.arange(7)}
+    part = Part(
+        at=[0], columns=torch.tensor([0]), real=torch.ones(7, 1, dtype=torch.bool), rows=rows,
+        together=group, within=True,
+    )  # fmt: skip
+    orders = part.shuffles("test", 200, seed=0)
+    assert (group[orders] == group).all()
+    assert (orders.sort(1).values == torch.arange(7)).all()
+    assert len({tuple(order) for order in orders[:, [1, 3, 4]].tolist()}) == 6

@@ -7,6 +7,7 @@ import torch
 from mechinterp import constructions, models
 from mechinterp.analysis.ablation import ablation, erase_directions
 from mechinterp.analysis.attention import attention_distance, attention_entropy, attention_patterns
+from mechinterp.analysis.attention_scores import attention_scores
 from mechinterp.analysis.attribution_patching import attribution_patching
 from mechinterp.analysis.components import component_ablation
 from mechinterp.analysis.lens import logit_lens
@@ -146,3 +147,17 @@ def test_what_knows_of_one_stack_only_refuses_two():
     ):
         with pytest.raises(ValueError, match="of one stack"):
             asked()
+
+
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_attention_scores_are_of_the_tokens_of_the_stack(stack):
+    inputs = tokens(0)
+    inputs[:, :5] = torch.arange(5)  # nothing repeats in the source
+    found = attention_scores(network(), inputs, stack=stack).values
+    assert found.sizes["layer"] == LAYERS[stack]
+    assert bool(found.sel(score="duplicate").isnull().all()) == (stack == "encoder")
+
+
+def test_attention_scores_of_two_sequences_are_refused():
+    with pytest.raises(ValueError, match="encoder or decoder, got cross"):
+        attention_scores(network(), tokens(0), stack="cross")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mechinterp import constructions, models
-from mechinterp.analysis.alignment import column_alignment
+from mechinterp.analysis.alignment import _ends, column_alignment
 from mechinterp.analysis.components import (
     component_ablation,
     component_patching,
@@ -148,3 +148,11 @@ def test_names_of_heads_are_read_as_they_are_written():
 def test_the_other_order_cannot_be_built_so():
     with pytest.raises(ValueError, match="least significant digit first"):
         constructions.digit_addition(DigitAddition(reverse=False))
+
+
+def test_examples_without_a_column_do_not_widen_its_interval():
+    values = torch.full((40, 1, 2), 0.8, dtype=torch.float64) + 0.01 * torch.randn(40, 1, 2).double()
+    values[::2, 0, 1] = torch.nan
+    low, high = _ends(values)
+    assert (low > 0.7).all()
+    assert (high < 0.9).all()

@@ -1,11 +1,12 @@
 """The hand-built network with one code a state: it predicts at the ceiling, and analyses find its codes."""
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import adjusted_mutual_info_score, v_measure_score
 
 from mechinterp import constructions, models
-from mechinterp.analysis.codes import Codes, code_alignment
+from mechinterp.analysis.codes import Codes, _interval, code_alignment
 from mechinterp.analysis.gates import Gate
 from mechinterp.analysis.steering import EVERYWHERE, code_steering
 from mechinterp.tasks import StateMachine
@@ -105,3 +106,12 @@ def test_networks_and_states_that_do_not_fit_are_refused():
         code_steering(model, batch.inputs, batch.variables["state"][:, -1], task.machine.emission[:, 1:])
     with pytest.raises(ValueError, match="at least two states"):
         code_steering(model, batch.inputs, same, task.machine.emission)
+
+
+def test_the_interval_of_unrelated_codes_is_about_zero():
+    rng = np.random.default_rng(0)
+    label, strongest = rng.integers(8, size=200), torch.from_numpy(rng.integers(16, size=200))
+    active = torch.nn.functional.one_hot(strongest, 16).bool()
+    low, high = _interval(strongest, active, label, np.arange(200) // 10, seed=0)
+    assert low < 0 < high
+    assert _interval(strongest, active, label, np.arange(200) // 100, seed=0) is None

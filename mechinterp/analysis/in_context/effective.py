@@ -2,9 +2,9 @@
 
 A query q answers ``d . q + mean_j (q' M t_j) (p . t_j)`` from tokens ``t_j = (x_j, y_j)``, with ``M`` the QK
 circuit and p the OV circuit, both between tokens and outputs: through embedding and readout, in which
-no basis of the stream is left. The part of M of x with x, times the entry of p at y, multiplies the
-gradient ``mean_j y_j x_j``: the preconditioner of one step of gradient descent. All other parts of M and p
-do something else.
+no basis of the stream is left. The part of M of x with x, times the entry of p at y, and that of x with y,
+times p at x, multiply the gradient ``mean_j y_j x_j``: together they are the preconditioner of one step of
+gradient descent. All other parts of M and p do something else.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class EffectiveHead:
 
     def preconditioner(self, d: int) -> Float[Tensor, "d d"]:
         """What multiplies the gradient, rows by the query's x: the sum of heads."""
-        return (self.between[:, :d, :d] * self.writes[:, -1, None, None]).sum(0)
+        own = torch.einsum("hrc,h->rc", self.between[:, :d, :d], self.writes[:, -1])
+        return own + torch.einsum("hr,hc->rc", self.between[:, :d, -1], self.writes[:, :d])
 
     def share(self, d: int) -> float:
         """The share that the step's part has of the squared size of all that is cubic in a prompt.

@@ -71,6 +71,7 @@ def gather(
     inputs: Tensor | None,
     types: Tensor | None,
     together: Tensor | None = None,
+    within: bool = False,
 ) -> Given:
     """Read and check all of it; the arguments are those of ``probe``.
 
@@ -82,7 +83,16 @@ def gather(
     """
     read = read_activations(activations)
     batch, length = next(iter(read.values())).shape[:2]
-    layout = lay_out(batch, length, rows(batch), mask=mask, positions=positions, pool=pool, together=together)
+    layout = lay_out(
+        batch,
+        length,
+        rows(batch),
+        mask=mask,
+        positions=positions,
+        pool=pool,
+        together=together,
+        within=within,
+    )
     targets = encode(variable, layout)
     check_targets(targets, layout)
     for name, x in read.items():

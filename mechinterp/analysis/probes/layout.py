@@ -27,6 +27,7 @@ class Part:
         rows: the sequences of each split.
         pooled: whether all columns' tokens make up a single cell.
         together: the group of each sequence, where groups are dealt out whole.
+        within: whether labels are dealt out within groups instead.
     """
 
     at: list[int]
@@ -35,6 +36,7 @@ class Part:
     rows: Mapping[str, Int[Tensor, " row"]]
     pooled: bool = False
     together: Int[Tensor, " batch"] | None = None
+    within: bool = False
 
     def take(self, x: Tensor, split: str) -> Tensor:
         """The tokens of ``x [batch, pos, ...]`` in a split, ``[cell, n, ...]``; one position serves all."""
@@ -49,6 +51,11 @@ class Part:
         """Which sequence of the split each token is from."""
         return self.real[self.rows[split]].nonzero()[:, 0]
 
+    def units(self, split: str) -> Int[Tensor, " n"]:
+        """What each token hangs together with: its group, or its sequence."""
+        rows = self.rows[split][self.sequences(split)]
+        return rows if self.together is None else self.together[rows]
+
     def groups(self, split: str) -> int:
         """How many groups have real tokens in a split."""
         rows = self.rows[split][self.real[self.rows[split]].any(1)]
@@ -59,7 +66,7 @@ class Part:
 
         A draw deals out whole sequences, so that labels of one sequence stay together; where padding
         leaves a sequence no partner, the next takes its place. Groups are dealt out whole too: all of one
-        take labels of one other.
+        take labels of one other; or their members change places, if labels are dealt out within them.
         """
         real = self.real[self.rows[split]]
         generator = torch.Generator().manual_seed(seed)
@@ -78,8 +85,13 @@ class Part:
     ) -> Int[Tensor, "draw n"]:
         """The same by groups; members are dealt out at random too, and again where they are too few."""
         group, size = together.unique(return_inverse=True, return_counts=True)[1:]
-        start = size.cumsum(0) - size
+        start, n = size.cumsum(0) - size, self.real.shape[1]
         taken = torch.empty(draws, len(group), dtype=torch.long)
+        if self.within:
+            for order in taken:
+                mixed = torch.randperm(len(group), generator=generator)
+                order[group.argsort(stable=True)] = mixed[group[mixed].argsort(stable=True)]
+            return (taken[:, :, None] * n + torch.arange(n)).flatten(1)
         for order in taken:
             dealt = torch.randperm(len(size), generator=generator)[group]
             members = (group + torch.rand(len(group), generator=generator, dtype=torch.float64)).argsort()
@@ -87,7 +99,6 @@ class Part:
             place[members] = torch.arange(len(group)) - start[group[members]]
             again = (group + torch.rand(len(group), generator=generator, dtype=torch.float64)).argsort()
             order[:] = again[start[dealt] + place % size[dealt]]
-        n = self.real.shape[1]
         return (taken[:, :, None] * n + torch.arange(n)).flatten(1)
 
 
@@ -115,12 +126,14 @@ def lay_out(
     positions: Sequence[int] | None = None,
     pool: bool = False,
     together: Int[Tensor, " _"] | None = None,
+    within: bool = False,
 ) -> Layout:
     """Gather positions into parts.
 
     Args:
         rows: the sequences of each split.
         together: the group of each sequence, where groups are dealt out whole.
+        within: deal labels out within groups instead.
 
     Raises:
         ValueError: no such position, a mask of another shape, or too few real tokens.
@@ -140,13 +153,17 @@ def lay_out(
     real = torch.ones(batch, len(chosen), dtype=torch.bool) if mask is None else mask[:, chosen].cpu()
     columns = torch.tensor(chosen)
     if pool:
-        parts = [Part(at=[0], columns=columns, real=real, rows=rows, pooled=True, together=together)]
+        parts = [
+            Part(at=[0], columns=columns, real=real, rows=rows, pooled=True, together=together, within=within)
+        ]
     else:
         alike: dict[bytes, list[int]] = {}
         for at in range(len(chosen)):
             alike.setdefault(real[:, at].numpy().tobytes(), []).append(at)
         parts = [
-            Part(at=at, columns=columns[at], real=real[:, at[:1]], rows=rows, together=together)
+            Part(
+                at=at, columns=columns[at], real=real[:, at[:1]], rows=rows, together=together, within=within
+            )
             for at in alike.values()
         ]
     for part in parts:

@@ -26,7 +26,7 @@ class Measured:
         shuffled, control_task: ``[hook, position, draw, target]``.
         notes: what the probe says of its fits.
         held_out: by hook and position, predictions and truths ``[n, target, component]`` and the sequence
-            of each.
+            of each, or its group.
     """
 
     score: Float[Tensor, "hook position target"]
@@ -63,7 +63,7 @@ def measure(
     for part in layout.parts:
         labels = draw_labels(values, part, shuffles, types, seed)
         truth = {split: each[:, 0] for split, each in labels.items()}
-        orders, sequence = part.shuffles("test", permutations, seed + 1), part.sequences("test")
+        orders, unit = part.shuffles("test", permutations, seed + 1), part.units("test")
         undefined = ~_all_vary(labels, first_task)
         for hook, x in enumerate(activations.values()):
             found, notes = _predict(probe, part, x, labels["train"], seed)
@@ -77,7 +77,7 @@ def measure(
                 single["p_value"][hook, part.at] = shuffle_p_values(found[:, 0], truth["test"], orders)
             for cell, position in enumerate(part.at):
                 own = found[cell % len(found), 0], truth["test"][cell % len(truth["test"])]
-                held_out[hook, position] = (*own, sequence)
+                held_out[hook, position] = (*own, unit)
     return Measured(
         score=scores[:, :, 0], shuffled=scores[:, :, 1:first_task], control_task=scores[:, :, first_task:],
         trivial=single.pop("trivial"), p_value=single.pop("p_value"), notes=single, held_out=held_out,

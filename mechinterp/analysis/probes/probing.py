@@ -41,6 +41,7 @@ def probe(
     pool: bool = False,
     test: float | Bool[Tensor, " _"] = 0.25,
     together: Int[Tensor, " _"] | None = None,
+    within: bool = False,
     seed: int = 0,
     untrained: Cache | None = None,
     inputs: Tensor | None = None,
@@ -70,6 +71,9 @@ def probe(
         together: the group of each sequence, where some are copies of one another, such as the residue:
             groups are held out whole, and so are their labels dealt out, since what is read off one
             copy says nothing new about the next. Else probes read any residue off random embeddings.
+            The interval is over groups, too.
+        within: deal labels out within groups instead, whose members have different ones by design, as the
+            two of a pair do.
         untrained: a second set of activations of the same inputs, such as the untrained network's.
         inputs: tokens ``[batch, pos]`` or vectors ``[batch, pos, d_input]``: a probe of the raw input, and
             with tokens the control task.
@@ -93,6 +97,7 @@ def probe(
     given = gather(
         activations, variable, chosen.encode, lambda n: split_rows(n, test, seed, together), mask=mask,
         positions=positions, pool=pool, untrained=untrained, inputs=inputs, types=types, together=together,
+        within=within,
     )  # fmt: skip
     draws = chosen.shuffles if shuffles is None else shuffles
     found = measure(

@@ -40,7 +40,8 @@ def bootstrap(
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """A 95 % percentile interval of one target's score, over held-out sequences drawn with replacement.
+    """A 95 % percentile interval of one target's score, over held-out sequences, or groups of them, drawn
+    with replacement.
 
     The fit is not repeated: this is how sure the score is of this probe, not of another training set.
     """

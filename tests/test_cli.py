@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mechinterp import tasks
 from mechinterp.cli import main
 from mechinterp.runs import Run
 from mechinterp.training import load_network
@@ -203,6 +204,32 @@ def test_what_a_factory_takes_is_an_option_and_sizes_are_derived_anew():
     assert Run.open("wide").config["model"]["rotary_dim"] == 16
     with pytest.raises(ValueError, match="expected a network"):
         load_network(".")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("sortedness --batch-size 127", "even number of sequences"),
+        ("text-modular --max-operand 6 --seed 2 --n-test 50", "held-out"),
+        ("digit-addition --decoder-only --n-encoder-layers 3", "expected options of a TransformerConfig"),
+        ("sortedness --encoding loud", "expected an encoding"),
+    ],
+)
+def test_what_cannot_be_trained_leaves_nothing_behind(capsys, words, message):
+    assert message in refused(capsys, "train", *words.split(), "--steps", "3", "--out", "out")
+    assert not Path("out").exists()
+
+
+def test_fields_follow_from_others_that_are_given():
+    few = ["--steps", "1", "--n-test", "50", "--d-model", "16"]
+    assert main(["train", "text-sum", "--max-operand", "99", *few, "--out", "sum"]) == 0
+    assert tasks.TextSum.from_json(Run.open("sum").config["task"]).unit == 200.0
+    words = ["--decoder-only", "--positional-embedding-type", "rotary", "--n-digits", "2"]
+    assert main(["train", "digit-addition", *few, *words, "--out", "digits"]) == 0
+    few = ["--steps", "1", "--d-model", "32", "--attention", "softmax"]
+    assert main(["train", "linear-regression", *few, "--seed", "0"]) == 0
+    (folder,) = Path("runs").iterdir()
+    assert "seed" not in folder.name
 
 
 def test_a_run_folder_is_named_after_the_options():

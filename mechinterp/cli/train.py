@@ -43,7 +43,7 @@ def train(words: list[str]) -> int:
     recipe_name = _value_of(words, "--recipe-name", RECIPES.get(name, "fast"))
     if recipe_name not in known:
         raise ValueError(f"expected --recipe-name one of {sorted(known)}, got {recipe_name!r}; choose one")
-    start = {"task": task_type(), "model": build(task_type()).cfg, "recipe": known[recipe_name]}
+    start = {"task": _raw(task_type), "model": _raw(build(task_type()).cfg), "recipe": known[recipe_name]}
     if arguments := _arguments(build):
         start["factory"] = arguments()
     groups = {group: {f.name for f in fields(value)} for group, value in start.items()}
@@ -52,14 +52,31 @@ def train(words: list[str]) -> int:
         args=(spelt := _spell_out(words[1:], groups)),
         prog=f"mechinterp train {name}",
     )
+    # What follows from other options, such as the vocabulary from the task, does so unless it is asked for.
+    asked = {
+        group: {key: getattr(getattr(options, group), key) for key in _fields_named(group, spelt)}
+        for group in start
+    }
+    task = task_type(**asked["task"])
+    plain = build(task, **asked.get("factory", {})).cfg
+    if unknown := sorted(asked["model"].keys() - {f.name for f in fields(plain)}):
+        raise ValueError(f"expected options of a {type(plain).__name__}, got {unknown}; leave them out")
+    model = build(task, **asked.get("factory", {}), **asked["model"])
     changed = {group: changes(getattr(options, group), value) for group, value in start.items()}
-    # What the factory derives from the task, such as the vocabulary, or the config from other fields, stays
-    # their own unless it is asked for.
-    changed["model"] = {name: getattr(options.model, name) for name in _fields_named("model", spelt)}
-    model = build(options.task, **changed.get("factory", {}), **changed["model"])
+    derived = changes(model.cfg, plain)
+    changed["model"] = {key: value for key, value in derived.items() if key in asked["model"]}
     recipe = {} if recipe_name == RECIPES.get(name, "fast") else {"recipe_name": recipe_name}
     own = folder_name(name, recipe | _together(changed, groups))
-    return _fit_into(options.out or Path("runs") / f"train_{own}", options.task, model, options.recipe)
+    return _fit_into(options.out or Path("runs") / f"train_{own}", task, model, options.recipe)
+
+
+def _raw(given: Any) -> Any:
+    """A dataclass, or one of its values, as options: nothing follows yet from what is given."""
+    kind = given if isinstance(given, type) else type(given)
+    body = {"__doc__": kind.__doc__, "__post_init__": lambda self: None}
+    made = object.__new__(type(kind.__name__, (kind,), body))
+    made.__dict__.update({f.name: f.default for f in fields(kind)} if given is kind else vars(given))
+    return made
 
 
 def _fields_named(group: str, words: list[str]) -> list[str]:
@@ -121,6 +138,12 @@ def _fit_into(out: Path, task: Any, model: Any, recipe: Any) -> int:
     runs, training = import_module("mechinterp.runs"), import_module("mechinterp.training")
     checkpoint = import_module("mechinterp.training.checkpoint")
     parts = {"task": task.to_json(), "model": model.cfg.to_json(), "recipe": recipe.to_json()}
+    batch = task.dataset("test")
+    task.score(
+        task.answers(model.eval(), batch), batch
+    )  # what cannot be is refused before anything is written
+    if task.samples and recipe.batch_size is not None:
+        task.sample(recipe.batch_size, import_module("torch").Generator())
     run = runs.Run.create(out, {"kind": "train", **parts})
     books = import_module("mechinterp.training.codebooks") if model.cfg.codebook_size else None
     with watch("train") as line:
@@ -134,10 +157,9 @@ def _fit_into(out: Path, task: Any, model: Any, recipe: Any) -> int:
         )
     if job.stopped == "interrupted":
         raise KeyboardInterrupt
-    history = job.history
-    batch, seconds = task.dataset("test"), history.seconds
-    score = task.score(task.answers(model.eval(), batch), batch)
+    history, seconds = job.history, job.history.seconds
     checkpoint.save_weights(run.path / "weights.safetensors", model)
+    score = task.score(task.answers(model.eval(), batch), batch)
     metrics = {
         f"test_{task.score_name}": score,
         f"{task.watched}_loss": history.test_loss[-1],

@@ -67,7 +67,7 @@ def text_arithmetic(task: TextArithmetic, **changes: Any) -> HookedTransformer:
     model.pos_embed.W_pos[:, CIRCLES + high :] = torch.eye(task.n_ctx, dtype=model.cfg.dtype)
     _add(model, places(task), CIRCLES + high)
     if not modular:
-        model.unembed.W_U[SUM, 0] = 1 / task.scale
+        model.unembed.W_U[SUM, 0] = 1 / task.unit
         return model
     mlp = model.blocks[0].mlp
     mlp.W_in[SUM] = 1.0

@@ -189,14 +189,23 @@ class LinearRegression(Task):
 
     @property
     def one_layer_loss(self) -> float:
-        """The least mean squared error of one layer of linear attention, that of the preconditioned step."""
-        explained = torch.trace(self.spread @ self.spread @ self.preconditioner).item()
+        """The least mean squared error of one layer of linear attention, that of the preconditioned step.
+
+        Where the query is a key too, a mean over keys is ``k / (k + 1)`` of that over examples.
+        """
+        shares = [k / (k + self.query_is_key) for k in self.lengths]
+        second = sum(c**2 * self._gamma_of(1 / k) for c, k in zip(shares, self.lengths)) / len(shares)
+        mean = sum(shares) / len(shares)
+        explained = mean**2 * torch.trace(self.spread @ self.spread @ torch.linalg.inv(second)).item()
         return self.variance - self.w_scale**2 * explained
 
     @property
     def _gamma(self) -> Float[Tensor, "d d"]:
         """``E[g g'] = w_scale^2 Lambda Gamma`` for the mean g of ``x y`` over the examples."""
-        inverse = sum(1 / k for k in self.lengths) / len(self.lengths)
+        return self._gamma_of(sum(1 / k for k in self.lengths) / len(self.lengths))
+
+    def _gamma_of(self, inverse: float) -> Float[Tensor, "d d"]:
+        """The same for one k, or for the mean of 1/k."""
         rest = torch.trace(self.spread) + self.penalty
         return (1 + inverse) * self.spread + inverse * rest * torch.eye(self.d, dtype=torch.float64)
 

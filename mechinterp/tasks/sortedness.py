@@ -166,16 +166,16 @@ class Sortedness(Task):
             if not self.can_be_as_dense(length, as_dense_as):
                 raise ValueError(
                     f"expected a density that {length} tokens can have, got that of {as_dense_as}, for which "
-                    f"{self.vocabulary} integers are too few; raise vocabulary or length"
+                    f"{self.vocabulary} integers are too few; change vocabulary or length"
                 )
-            other = min(self.vocabulary, round(self.vocabulary * length / as_dense_as))
+            other = round(self.vocabulary * length / as_dense_as)
             widths = (other, other)
         generator = torch.Generator().manual_seed(self.seed + 10**6 * PLACES[split] + 10**3 * length + other)
         return self._batch(size - size % 2 if n is None else n, length, generator, True, widths)
 
     def can_be_as_dense(self, length: int, other: int) -> bool:
         """Whether sequences of a length can have as many tokens for each integer as those of another."""
-        return self.vocabulary * length / other >= (2 if self.ties else length)
+        return (2 if self.ties else length) <= self.vocabulary * length / other <= self.vocabulary
 
     @property
     def _widths(self) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from mechinterp.tasks.texts import TextArithmetic
 
 @dataclass(frozen=True, kw_only=True)
 class TextSum(TextArithmetic):
-    """Answer the sum of two numbers by a single number, the sum over ``scale``; the loss is the mean square.
+    """Answer the sum of two numbers by a single number, the sum over ``unit``; the loss is the mean square.
 
     The score is R^2: the share of the answers' variance that is not lost.
     """
@@ -31,10 +31,13 @@ class TextSum(TextArithmetic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scale is None:
-            object.__setattr__(self, "scale", 2.0 * self.max_operand + 2.0)
-        if not self.scale > 0:
+        if self.scale is not None and not self.scale > 0:
             raise ValueError(f"expected scale > 0, got {self.scale}; raise it")
+
+    @property
+    def unit(self) -> float:
+        """What sums are divided by."""
+        return 2.0 * self.max_operand + 2.0 if self.scale is None else self.scale
 
     @property
     def d_answer(self) -> int:
@@ -51,13 +54,13 @@ class TextSum(TextArithmetic):
         return total
 
     def encoded(self, answer: Int[Tensor, " n"]) -> Float[Tensor, "n 1 1"]:
-        """Sums over ``scale``."""
-        return (answer / self.scale).float()[:, None, None]
+        """Sums over ``unit``."""
+        return (answer / self.unit).float()[:, None, None]
 
     def loss(
         self, outputs: Float[Tensor, "batch read out"], batch: Batch, dtype: torch.dtype = torch.float32
     ) -> Float[Tensor, ""]:
-        """Mean squared error, in units of ``scale`` squared."""
+        """Mean squared error, in units of ``unit`` squared."""
         return (outputs.to(dtype) - batch.targets.to(dtype)).square().mean()
 
     @torch.no_grad()
@@ -68,7 +71,7 @@ class TextSum(TextArithmetic):
     @torch.no_grad()
     def measures(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> dict[str, float]:
         """The root of the mean squared error in units of the sum, and how often rounding gives the sum."""
-        off = (outputs.double() - batch.targets) * self.scale
+        off = (outputs.double() - batch.targets) * self.unit
         return {"rmse": off.square().mean().sqrt().item(), "exact": (off.abs() < 0.5).double().mean().item()}
 
 

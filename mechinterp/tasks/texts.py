@@ -228,7 +228,8 @@ class TextArithmetic(Task):
         """
         n = self.n_test if split == "test" else max(1, self.n_test // 5)
         if self.file is not None:
-            pairs = self._problems.once(self._problems.of(split, self._of_file))[:n]
+            given = self._given if split == "train" else self._problems.of(split, self._of_file)
+            pairs = self._problems.once(given)[:n]
             if not len(pairs):
                 raise ValueError(f"expected problems of {split} in {self.file}, got none; add some")
         elif split == "train" and self._given is not None:
@@ -275,9 +276,9 @@ class TextArithmetic(Task):
         self, x: Int[Tensor, " n"], y: Int[Tensor, " n"]
     ) -> tuple[Int[Tensor, "n pos"], Bool[Tensor, "n pos"] | None]:
         """As ``encode`` of ``written``, without going through text."""
-        numbers, ids = {"x": x, "y": y}, {c: i for i, c in enumerate(self.characters)}
+        numbers, ids = {"{x}": x, "{y}": y}, {c: i for i, c in enumerate(self.characters)}
         pieces = []
-        for part in re.split(r"\{([xy])\}", self.template):
+        for part in re.split(r"(\{[xy]\})", self.template):
             own = torch.tensor([ids[c] for c in part]) if part not in numbers else None
             pieces.append(self._number(numbers[part]) if own is None else own.expand(len(x), -1))
         tokens = torch.cat(pieces, 1).long()

@@ -120,8 +120,9 @@ def fit(
                     job.history.seconds = time.perf_counter() - began
                     if interrupted():
                         job.stopped = job.stopped or "interrupted"
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # within a step: what was saved before it is whole, and stays
             job.stopped = "interrupted"
+            return job
         loop.save()
     return job
 

@@ -219,3 +219,17 @@ def test_what_is_no_covariance_is_refused(name):
     covariance, message = BAD_COVARIANCES[name]
     with pytest.raises(ValueError, match=message):
         LinearRegression(d=2, covariance=covariance)
+
+
+def test_a_mean_over_keys_with_the_query_loses_less_where_prompts_differ_in_length():
+    fields = {"d": 5, "n_context": 5, "max_context": 50}
+    alone, with_query = (LinearRegression(**fields, query_is_key=also) for also in (False, True))
+    assert alone.one_layer_loss / alone.variance == pytest.approx(0.2396, abs=2e-4)
+    assert with_query.one_layer_loss / with_query.variance == pytest.approx(0.2308, abs=2e-4)
+    batch = replace(with_query, n_test=40_000).dataset("test")  # the best of all rates, on the same prompts
+    of_examples, y = (x.flatten().double() for x in (batch.variables["gd"], batch.targets))
+    of_keys = of_examples * batch.variables["k"] / (batch.variables["k"] + 1)
+    least = [(y - (z @ y) / (z @ z) * z).square().mean() for z in (of_examples, of_keys)]
+    assert least[1] / least[0] == pytest.approx(0.2308 / 0.2396, abs=0.005)
+    one = [LinearRegression(d=5, n_context=9, query_is_key=also).one_layer_loss for also in (False, True)]
+    assert one[0] == pytest.approx(one[1])

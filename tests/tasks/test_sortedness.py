@@ -150,3 +150,5 @@ def test_odd_numbers_and_short_lengths_are_refused():
     for task in (Sortedness(vocabulary=12), Sortedness(ties=False, test_lengths=(8,))):
         with pytest.raises(ValueError, match="expected a density that 16 tokens can have, got that of 128"):
             task.of_length(16, as_dense_as=128)
+    with pytest.raises(ValueError, match="expected a density that 32 tokens can have, got that of 16"):
+        Sortedness().of_length(32, as_dense_as=16)

@@ -1,6 +1,7 @@
 """Problems as text: every text is read back, answers are right, and what cannot be read is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -165,7 +166,8 @@ def test_numbers_that_cannot_be_read_are_not_written(tmp_path):
 
 
 def test_sums_are_divided_by_what_their_numbers_come_to():
-    assert (TextSum().scale, TextSum(max_operand=60).scale) == (2000.0, 122.0)
+    assert (TextSum().unit, TextSum(max_operand=60).unit) == (2000.0, 122.0)
+    assert (replace(TextSum(), max_operand=60).unit, TextSum(scale=7.0).unit) == (122.0, 7.0)
 
 
 def test_an_empty_file_is_refused(tmp_path):
@@ -256,3 +258,20 @@ def test_padding_changes_no_answer(name, decoder_only):
         own = batch.inputs[row : row + 1]
         alone = model(own[own != PADDING][None], read=(-1,))
         torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=1e-4)
+
+
+def test_letters_of_a_template_are_no_numbers():
+    task = TextSum(max_operand=9, template="{x}x{y}=")
+    tokens, mask = task.encode([task.written(3, 4)])
+    assert mask is None
+    assert torch.equal(task.batch(torch.tensor([3]), torch.tensor([4])).inputs, tokens)
+
+
+def test_what_measures_training_was_trained_on(tmp_path):
+    path = tmp_path / "problems.tsv"
+    TextSum(max_operand=99).write(path, torch.cartesian_prod(torch.arange(20), torch.arange(20)))
+    task = TextSum(max_operand=99, file=str(path), n_train=40)
+    given = set(map(tuple, task.sample(2000, torch.Generator().manual_seed(0)).inputs.tolist()))
+    measured = set(map(tuple, task.dataset("train").inputs.tolist()))
+    assert len(given) == 40
+    assert measured <= given

@@ -56,6 +56,26 @@ def test_resuming_after_an_interruption_gives_the_same_bits(tmp_path, batch_size
     assert job.checkpoints.steps == whole.checkpoints.steps
 
 
+def test_a_second_ctrl_c_within_a_step_leaves_the_last_whole_state(tmp_path, monkeypatch):
+    straight, taken, outputs = network(), [], type(TASK).outputs
+    fit(straight, TASK, RECIPE)
+
+    def press(*given):
+        taken.append(None)
+        if len(taken) == 12:
+            raise KeyboardInterrupt
+        return outputs(*given)
+
+    with monkeypatch.context() as pressed:  # in the middle of step 8; saved after step 5
+        pressed.setattr(type(TASK), "outputs", press)
+        job = fit(network(), TASK, RECIPE, folder=tmp_path)
+    assert (job.stopped, job.step) == ("interrupted", 7)
+    resumed = network(seed=1)
+    job = fit(resumed, TASK, RECIPE, folder=tmp_path)
+    assert torch.equal(weights(straight), weights(resumed))
+    assert len(job.history.test_loss) == len(job.history.steps)
+
+
 def test_ctrl_c_waits_for_the_end_of_the_step_and_leaves_the_handler_as_it_was(tmp_path):
     before = signal.getsignal(signal.SIGINT)
 

@@ -229,7 +229,7 @@ def component_patching(
     donors = Setting(model, clean, metric, read, attention_mask)
     before, other_end = setting.intact(), donors.intact()
     cache = donors.activations(sorted({one.hook for one in chosen}))
-    others = derangement(len(clean), seed)
+    others = derangement(len(clean), seed, attention_mask)
     sets = [(one,) for one in chosen]
     after = ablate_sets(setting, sets, cache)
     own = setting.activations(sorted(cache))

@@ -112,9 +112,20 @@ def _p_values(effects: Float[Tensor, "example *cell"], seed: int) -> Float[Tenso
     return found.view(effects.shape[1:])
 
 
-def derangement(n: int, seed: int = 0) -> Int[Tensor, " n"]:
-    """A random order in which nothing stays in its place: each example's donor is another one."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+def derangement(n: int, seed: int = 0, mask: Tensor | None = None) -> Int[Tensor, " n"]:
+    """A random order in which nothing stays in its place: each example's donor is another one.
+
+    Args:
+        mask: true at real tokens; donors then have as many at the same places, where another example has.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(n, generator=generator)
     donors = torch.empty(n, dtype=torch.long)
     donors[order] = order.roll(1)
+    if mask is not None:
+        kinds = mask.bool().cpu().unique(dim=0, return_inverse=True)[1]
+        for kind in kinds.unique():
+            alike = order[kinds[order] == kind]
+            if len(alike) > 1:
+                donors[alike] = alike.roll(1)
     return donors

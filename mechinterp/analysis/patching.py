@@ -117,7 +117,7 @@ def activation_patching(
         return found.unflatten(0, shape)
 
     after = swept(cache, 0)
-    others = derangement(len(base), seed)
+    others = derangement(len(base), seed, attention_mask)
     shuffled = {name: cache[name][others] for name in names} if control else {}
     other = swept(shuffled, len(patches)) if control else None
     gap = (other_end.mean() - before.mean()).item()

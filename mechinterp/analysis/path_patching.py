@@ -84,7 +84,7 @@ def path_patching(
     names = [hook_of("z", layer) for layer in range(cfg.n_layers)]
     before = setting.intact()
     donor = activations(model, source, names, attention_mask)
-    others = derangement(len(base), seed)
+    others = derangement(len(base), seed, attention_mask)
     way = _fast if fast and setting.can_rerun else _slow
     rounds = [donor, {name: value[others] for name, value in donor.items()}][: 1 + control]
     size, found = cfg.n_layers * cfg.n_heads, []

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from mechinterp.analysis.checks import check_inputs, check_model
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.setting import Metric
+from mechinterp.analysis.setting import Metric, Setting
 from mechinterp.analysis.statistics import bootstrap_means
-from mechinterp.hooks import Edit, Site, run, run_with_cache
+from mechinterp.hooks import Edit, Site, run_with_cache
 from mechinterp.result import Result
 
 PENALTIES = tuple(10.0**power for power in range(-6, 4))
@@ -161,7 +161,8 @@ def moved_positions(
         mean position vector for all tokens.
 
     Raises:
-        ValueError: positions that are not added, rows that there are not, or too few.
+        ValueError: positions that are not added, rows that there are not, or too few; a metric that is not
+            one number an example.
     """
     check_inputs(inputs, None)
     check_model(model)
@@ -178,18 +179,19 @@ def moved_positions(
                 "for each token"
             )
 
-    def with_vectors(vectors: Tensor | None) -> Tensor:
-        moved = (
-            [] if vectors is None else [Edit(Site("hook_pos_embed"), lambda *_: vectors, "moved positions")]
-        )
-        return metric(run(model, inputs, edits=moved, read=read))
+    setting = Setting(model, inputs, metric, read)
+    intact = setting.intact()
+
+    def with_vectors(vectors: Tensor) -> Tensor:
+        moved = Edit(Site("hook_pos_embed"), lambda *_: vectors, "moved positions")
+        return setting.measure(setting.outputs(edits=[moved]), "moved positions")
 
     own = run_with_cache(model, inputs[:1], names=["hook_pos_embed"])[1]["hook_pos_embed"][0]
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(len(inputs), n_pos, generator=generator).argsort(1).to(own.device)
     found = torch.stack([with_vectors(table[rows]) for rows in moves.values()])
     flat, mixed = with_vectors(own.mean(0)), with_vectors(own[order])
-    ends = bootstrap_means(found.T.double().cpu(), seed=seed)
+    ends = bootstrap_means(found.T, seed=seed)
 
     def array(values: Tensor) -> xr.DataArray:
         of = {"move": list(moves)}
@@ -198,7 +200,7 @@ def moved_positions(
     return Result(
         name="moved_positions",
         values=array(found.mean(1)),
-        trivial=float(with_vectors(None).mean()),
+        trivial=float(intact.mean()),
         control=xr.DataArray(float(mixed.mean())),
         control_kind="positions in a random order",
         provenance=gated(gate, {"n": len(inputs), "positions": n_pos, "seed": seed}),

@@ -154,11 +154,13 @@ SORTEDNESS = {
         eval_every=200,
     )
 }
-SORTEDNESS["long"] = replace(SORTEDNESS["fast"], steps=40_000)
+SORTEDNESS["short"] = replace(SORTEDNESS["fast"], steps=4_000)
+SORTEDNESS["long"] = replace(SORTEDNESS["fast"], steps=24_000, lr=1e-3)
+SORTEDNESS["longest"] = replace(SORTEDNESS["long"], steps=32_000)
 """New pairs at every step, all of one length, so that nothing is padded. Twice the batch learns no more a
 step, and twice the rate less; half the batch learns as fast, and goes less far. Most encodings have learned
-after 4,000 steps; drawn positions, and ALiBi in both directions, take some 8,000, and drawn positions in both
-directions the long recipe."""
+after 4,000 steps. Drawn positions, and learned ones and ALiBi in both directions, take the long recipe, and
+drawn positions in both directions the longest; random orders are learned after a few hundred steps."""
 
 LINEAR_REGRESSION = {"fast": ONE_LAYER, "layers": LAYERS, "deep": DEEP_REGRESSION}
 

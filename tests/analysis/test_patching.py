@@ -296,6 +296,14 @@ def test_the_control_takes_every_example_from_another():
     np.testing.assert_allclose(found.control, expected, rtol=1e-9)
 
 
+def test_donors_are_padded_alike_where_others_are():
+    mask = torch.ones(9, 4, dtype=torch.bool)
+    mask[:4, 0] = mask[8, :2] = False
+    donors = effects.derangement(9, 3, mask)
+    assert (donors != torch.arange(9)).all()
+    assert (mask[donors[:8]] == mask[:8]).all()  # the last has no like
+
+
 # What comes back.
 def test_each_examples_values_average_to_the_values():
     found = activation_patching(network(), inputs(), inputs(1), preference)

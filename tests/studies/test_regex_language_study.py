@@ -20,6 +20,7 @@ from mechinterp.studies.regex_language import (
     train,
 )
 from mechinterp.studies.regex_language.weights import weight_comparison
+from mechinterp.training import load_network
 
 IDS = {
     "classifies",
@@ -115,6 +116,8 @@ def test_the_run_folder_has_all_that_was_promised(trained):
     assert (record["n_states"], record["alphabet"]) == (3, "ab")
     assert trained.run.metrics["class_acc"] > 0.9
     assert len(trained.checkpoints) >= 3
+    read, best = load_network(trained.run.path).state_dict(), trained.weights("best")
+    assert all(torch.equal(read[name], best[name]) for name in best)
 
 
 def test_best_final_and_every_step_are_there(trained):

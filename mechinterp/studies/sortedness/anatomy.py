@@ -19,7 +19,7 @@ from mechinterp.studies.sortedness.placing import maps, moves, table_of
 from mechinterp.tasks.sortedness import Sortedness
 
 ENCODED = tuple(name for name in KINDS if name not in (DENSE, SHUFFLED))
-"""Networks that differ in their encoding and direction alone, and one in how long it is trained."""
+"""Networks that differ in their encoding and direction alone, and some in how long they are trained."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,8 +33,13 @@ def named(encoding: str, direction: str) -> str:
 
 
 FREE, BLIND = named("none", "causal"), named("none", "bidirectional")
-SLOW = named("randomised", "bidirectional")
-"""Learns last by far: it alone is trained longer."""
+SLOW = {
+    named("randomised", "causal"): "long",
+    named("learned", "bidirectional"): "long",
+    named("alibi", "bidirectional"): "long",
+    named("randomised", "bidirectional"): "longest",
+}
+"""Networks that learn last, and are trained longer."""
 SINES, LEARNED = named("sinusoidal", "causal"), named("learned", "causal")
 
 
@@ -90,13 +95,18 @@ class EncodedKind(Kind):
 
 
 KINDS: Mapping[str, EncodedKind] = {
-    named(encoding, direction): EncodedKind(encoding=encoding, direction=direction)
+    named(encoding, direction): EncodedKind(
+        encoding=encoding,
+        direction=direction,
+        recipe_name=SLOW.get(named(encoding, direction), "fast"),
+    )
     for direction in DIRECTIONS
     for encoding in ENCODINGS
 } | {
-    SLOW: EncodedKind(encoding="randomised", direction="bidirectional", recipe_name="long"),
     DENSE: EncodedKind(encoding="none", direction="causal", data={"windows": DENSEST}),
-    SHUFFLED: EncodedKind(encoding="none", direction="causal", data={"negatives": "shuffle"}),
+    SHUFFLED: EncodedKind(
+        encoding="none", direction="causal", data={"negatives": "shuffle"}, recipe_name="short"
+    ),
 }
-"""Six encodings in both directions, trained alike but for one; and without positions one that is trained on
-dense sequences, and one on random orders."""
+"""Six encodings in both directions, trained alike but for those that are slow; and without positions one that
+is trained on dense sequences, and one on random orders."""

@@ -140,7 +140,7 @@ def chosen(what: str, wanted: Any, size: int) -> list[int]:
     return sorted({index % size for index in indices})
 
 
-def check_groups(groups: Mapping[Any, Sequence[int]], size: int) -> None:
+def check_groups(groups: Mapping[Any, Sequence[int] | Tensor], size: int) -> None:
     """Refuse groups of neurons that are empty, or name one twice, or name a neuron that is not there.
 
     Raises:

@@ -71,7 +71,7 @@ NULLS = {
     "similarity_of_y": _null(SIMILARITY, "heads that look by y", in_context.similarity),
     "codes_random": _null(CODES, "random network, states of other sequences", codes.aligned),
     "leaks_random": _null(LEAKS, "three views of noise", leaking.leaked),
-    "leaks_pairs": _null(LEAKS, "pairs, views that differ in sign alone", leaking.leaked_pairs),
+    "leaks_pairs": _null(LEAKS, "pairs, two views that differ in sign alone", leaking.leaked_pairs),
     "steering_random": _null(STEERING, "hand-built network, states of other sequences", codes.steered),
 }
 OPEN = {
@@ -126,7 +126,6 @@ PLANTED = {
     "similarity": _planted(SIMILARITY, "1 of 4 heads, beside y", in_context.similarity, strength=2.0),
     "codes": _planted(CODES, "hand-built network, 2 of 3 sequences wrong", codes.aligned, right=0.33),
     "leaks": _planted(LEAKS, "1 of 3 views", leaking.leaked, strength=1.0),
-    "leaked_pairs": _planted(LEAKS, "1 of 3 views, in pairs", leaking.leaked_pairs, strength=1.0),
     "steering": _planted(STEERING, "hand-built network, 1 of 2 sites", codes.steered, right=1.0),
     "groups": _planted(PATCHING, "hand-built network, groups of neurons", addition.groups_patched),
 }

@@ -128,7 +128,7 @@ def test_what_codebooks_cannot_do_is_refused():
         cache.apply_slice_to_batch_dim(slice(0, 2)).stack_head_results()
     with pytest.raises(ValueError, match="dropout or noise"):
         models.generate(network(codebook_noise=True, n_ctx=9).train(), inputs(), 2)
-    with pytest.raises(ValueError, match="dropout or noise"):
+    with pytest.raises(ValueError, match="dropout, noise or drawn positions"):
         check_model(network(codebook_noise=True).train())
     with pytest.raises(ValueError, match="without codebooks for an OV circuit"):
         ov_circuit(network(normalization_type=None).eval())

@@ -36,8 +36,8 @@ PLAN = (
     (
         "Learning",
         "At the lengths of training. Without positions, and with sight of later tokens, there is nothing to "
-        "learn. All are trained alike, but that those which learn last (drawn positions, and learned ones and "
-        "ALiBi in both directions) had two to three times the steps, at half the rate.",
+        "learn. All are trained alike, but that those which learn last (drawn positions, and learned ones "
+        "and ALiBi in both directions) had two to three times the steps, at half the rate.",
         ("network_scores", "score_curves"),
     ),
     (

@@ -6,6 +6,8 @@ VENV3 := .venv-tl3
 BIN := $(VENV)/bin
 INSTALL = -m pip install --disable-pip-version-check -q -c constraints.txt
 SOURCES := pyproject.toml constraints.txt
+# One process a core, each with one thread; a file's tests stay together, and share what they prepare.
+TOGETHER = -n auto --dist loadfile
 
 .PHONY: demo test test-tl3 lint bench studies golden notebooks clean
 
@@ -28,10 +30,10 @@ demo: $(VENV)/.installed
 	$(BIN)/mechinterp study modular-addition --fast --out runs/demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER)
 
 test-tl3: $(VENV3)/.installed
-	$(VENV3)/bin/python -m pytest tests/models tests/hooks tests/analysis tests/tl3
+	OMP_NUM_THREADS=1 $(VENV3)/bin/python -m pytest $(TOGETHER) tests/models tests/hooks tests/analysis tests/tl3
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

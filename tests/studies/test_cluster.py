@@ -12,7 +12,7 @@ from mechinterp.files import read_json
 from mechinterp.runs import Run
 from mechinterp.studies.text_arithmetic import TextGrid, grid
 
-CONFIG = TextGrid(n_layers=(1,), d_model=(8, 16), n_heads=2, seeds=3, steps=100, max_operand=60, n_test=100)
+CONFIG = TextGrid(n_layers=(1,), d_model=(8, 16), n_heads=2, seeds=3, steps=20, max_operand=60, n_test=100)
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def test_a_worker_that_dies_leaves_no_run_undone(cluster, tmp_path):
     found = grid(CONFIG, tmp_path / "grid", cluster=address, told=after_each)
     assert other.poll() is None
     assert Counter(told) == dict.fromkeys(CONFIG.settings(), 1)
-    assert all(Run.open(tmp_path / "grid" / name).metrics["steps"] == 100 for name in CONFIG.settings())
+    assert all(Run.open(tmp_path / "grid" / name).metrics["steps"] == 20 for name in CONFIG.settings())
     assert found == grid(CONFIG, tmp_path / "here")
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "grid").rglob("metrics.json")}
     again = grid(CONFIG, tmp_path / "grid", cluster=address, told=lambda *_: pytest.fail("all was done"))

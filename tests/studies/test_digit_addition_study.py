@@ -1,6 +1,8 @@
 """The study of digit addition in miniature, from the command line on; verdicts on a planted network."""
 
 import json
+from copy import deepcopy
+from functools import cache
 
 import numpy as np
 import pytest
@@ -78,11 +80,17 @@ def planted(name, model):
     return Trained(name=name, task=task, model=own.eval(), untrained=before, job=job, gate=gate)
 
 
+@cache
+def anatomy(learned):
+    """Of networks of which one was built by hand, or none."""
+    model = constructions.digit_addition(TASK).eval() if learned else None
+    parts = {name: planted(name, model if name == REVERSED else None) for name in networks.KINDS}
+    return Anatomy.of(parts, n=200 if learned else 40)
+
+
 @pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")
 def test_of_a_planted_network_the_claims_say_what_was_planted():
-    model = constructions.digit_addition(TASK).eval()
-    parts = {name: planted(name, model if name == REVERSED else None) for name in networks.KINDS}
-    found = Anatomy.of(parts, n=200)
+    found = anatomy(learned=True)
     claims = {claim.id: claim for claim in judge([found])}
     for name in ("adds", "teacher_forcing_identity", "few_critical_heads", "carry_has_its_own_heads"):
         assert claims[name].verdict == "holds", claims[name]
@@ -98,11 +106,7 @@ def test_of_a_planted_network_the_claims_say_what_was_planted():
 
 @pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")
 def test_nothing_is_told_of_networks_that_did_not_learn():
-    model = constructions.digit_addition(TASK).eval()
-    learned, not_learned = (
-        Anatomy.of({name: planted(name, one if name == REVERSED else None) for name in networks.KINDS}, n=40)
-        for one in (model, None)
-    )
+    learned, not_learned = (anatomy(learned=one) for one in (True, False))
     quoting = ("few_critical_heads", "single_head_redundancy_misleads", "carry_has_its_own_heads")
     both, alone, none = (
         {claim.id: claim.statement for claim in judge(found)}
@@ -116,10 +120,7 @@ def test_nothing_is_told_of_networks_that_did_not_learn():
 
 @pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")
 def test_without_a_head_that_is_free_of_digits_no_head_is_the_carrys():
-    model = constructions.digit_addition(TASK).eval()
-    found = Anatomy.of(
-        {name: planted(name, model if name == REVERSED else None) for name in networks.KINDS}, n=40
-    )
+    found = deepcopy(anatomy(learned=True))
     found.results["digit_heads"].extra["chosen by"].values[:] = -0.9
     claim = next(claim for claim in judge([found]) if claim.id == "carry_has_its_own_heads")
     assert claim.verdict == "fails"

@@ -69,7 +69,7 @@ PLAN = (
 
 FEW = 12
 """Integers with ``fast``, if not told otherwise: they are learned sooner."""
-CUT = " With --fast there are {} integers, and networks had a thirtieth of their steps."
+CUT = " With --fast there are {} integers, and networks had a thirty-sixth of their steps."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class SortednessStudy:
     """Seed of sequences and initial weights."""
 
     fast: bool = False
-    """One seed, few integers, and a thirtieth of the steps."""
+    """One seed, few integers, and a thirty-sixth of the steps."""
 
     workers: int = 0
     """Networks that are trained side by side, each by a process of its own; 0: as many as there are cores."""
@@ -128,7 +128,7 @@ def study(config: SortednessStudy, out: str | Path, watch: Watch = silent) -> St
     settings = {name: value for name, value in asdict(config).items() if name != "workers"}
     run = Run.create(out, {"kind": "study", "study": "sortedness", **settings})
     take_apart = partial(Anatomy.of, n=200) if config.fast else Anatomy.of
-    share, workers = 1 / 30 if config.fast else 1.0, config.workers or os.cpu_count() or 1
+    share, workers = 1 / 36 if config.fast else 1.0, config.workers or os.cpu_count() or 1
     found = every_seed(
         tasks, KINDS, take_apart, run.path, watch, fast=config.fast, share=share, workers=workers
     )

@@ -21,7 +21,7 @@ from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.patches import hook_of, mask_of
 from mechinterp.analysis.sets import Component, check_components, components_of
 from mechinterp.analysis.setting import activations
-from mechinterp.analysis.statistics import bootstrap_means
+from mechinterp.analysis.statistics import bootstrap_defined
 from mechinterp.result import Result
 
 Columns = tuple[Sequence[int], Sequence[int]]
@@ -173,21 +173,6 @@ def _visible(
     return seen * real.cpu().to(seen)[:, None, :]
 
 
-def _ends(
-    by_example: Float[Tensor, "batch component offset"],
-) -> tuple[Float[Tensor, "component offset"], Float[Tensor, "component offset"]]:
-    """Bootstrap intervals of each cell over the examples that have it; NaN where fewer than two do."""
-    if not by_example.isnan().any():
-        return bootstrap_means(by_example)
-    low, high = (torch.full(by_example.shape[1:], torch.nan, dtype=torch.float64) for _ in range(2))
-    for cell in np.ndindex(*low.shape):
-        there = by_example[(slice(None), *cell)]
-        there = there[~there.isnan()]
-        if len(there) > 1:
-            low[cell], high[cell] = (end[0] for end in bootstrap_means(there[:, None]))
-    return low, high
-
-
 def _result(
     by_example: Float[Tensor, "batch component offset"],
     cells: Mapping[str, np.ndarray],
@@ -196,7 +181,7 @@ def _result(
     trained_too: bool,
     provenance: Mapping[str, Any],
 ) -> Result:
-    values, (low, high) = by_example.nanmean(0), _ends(by_example)
+    values, (low, high) = by_example.nanmean(0), bootstrap_defined(by_example)
     coords = {"component": [str(one) for one in chosen], "offset": [int(x) for x in offsets]}
     there = ~values.isnan().numpy()
     row, column = map(int, np.unravel_index(int(values.nan_to_num(-1).argmax()), there.shape))

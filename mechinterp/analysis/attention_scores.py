@@ -17,7 +17,7 @@ from mechinterp.analysis.attention import EVEN, UNTRAINED
 from mechinterp.analysis.checks import check_inputs
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.patterns import Patterns
-from mechinterp.analysis.statistics import bootstrap_means
+from mechinterp.analysis.statistics import bootstrap_defined
 from mechinterp.result import Result
 
 
@@ -134,7 +134,7 @@ def attention_scores(
         raise ValueError("expected sequences of two tokens or more, got no query with a choice of keys")
     values = torch.stack([heads.nanmean(0) for heads, _ in own.values()])
     even = torch.stack([each.nanmean() for _, each in own.values()])
-    ends = torch.stack([_ends(heads, seed) for heads, _ in own.values()], dim=1)
+    ends = torch.stack([bootstrap_defined(heads, seed=seed) for heads, _ in own.values()], dim=1)
     best = (values - even[:, None, None]).nan_to_num(-torch.inf)
     score, layer, head = map(int, np.unravel_index(int(best.argmax()), best.shape))
     dims, units = ("score", "layer", "head"), f"share of {seen.share_units}"
@@ -157,11 +157,3 @@ def attention_scores(
         }),
         extra={"even": array(even, "score"), "low": array(ends[0], *dims), "high": array(ends[1], *dims)},
     )  # fmt: skip
-
-
-def _ends(heads: Float[Tensor, "batch *cell"], seed: int) -> Float[Tensor, "end *cell"]:
-    """Bootstrap intervals over the examples that count; NaN where fewer than two do."""
-    kept = heads[~heads.flatten(1).isnan().any(1)]
-    if len(kept) < 2:
-        return torch.full((2, *heads.shape[1:]), torch.nan, dtype=torch.float64)
-    return torch.stack(bootstrap_means(kept, seed=seed))

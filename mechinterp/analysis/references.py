@@ -78,10 +78,10 @@ def _donors(n: int, wanted: int, mask: Tensor | None, own: Tensor | None, seed: 
     if mask is None or own is None:
         return torch.randint(n, (wanted,), generator=generator)
     lacks = own.bool().cpu().double() @ (~mask.bool().cpu()).double().T  # [input, held-out], tokens
-    if bool((lacks.amin(1) > 0).any()):
+    if alone := int((lacks.amin(1) > 0).sum()):
         raise ValueError(
             "expected for every input a held-out example with real tokens wherever that has some, got none "
-            f"for {int((lacks.amin(1) > 0).sum())} of {wanted}; give longer held-out examples"
+            f"for {alone} of {wanted}; give longer held-out examples"
         )
     return torch.multinomial((lacks == 0).double(), 1, generator=generator)[:, 0]
 

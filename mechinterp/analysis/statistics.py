@@ -71,6 +71,18 @@ def bootstrap_means(
     return low.view(values.shape[1:]), high.view(values.shape[1:])
 
 
+def bootstrap_defined(values: Float[Tensor, "example *cell"], *, seed: int = 0) -> Float[Tensor, "end *cell"]:
+    """``bootstrap_means`` of each cell over the examples that have it; NaN where fewer than two do."""
+    flat = values.flatten(1)
+    kinds, which = (~flat.isnan()).unique(dim=1, return_inverse=True)
+    ends = torch.full((2, flat.shape[1]), torch.nan, dtype=torch.float64)
+    for kind, rows in enumerate(kinds.T):
+        if rows.sum() > 1:
+            cells = which == kind
+            ends[:, cells] = torch.stack(bootstrap_means(flat[rows][:, cells], seed=seed))
+    return ends.view(2, *values.shape[1:])
+
+
 def bootstrap_weights(n: int, draws: int, seed: int = 0) -> Float[Tensor, "draw n"]:
     """How often each of n examples is in each of some samples with replacement."""
     draw = torch.randint(n, (draws, n), generator=torch.Generator().manual_seed(seed))

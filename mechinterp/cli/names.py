@@ -93,8 +93,13 @@ def changes(given: Any, default: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value != getattr(default, key)}
 
 
-def folder_name(name: str, changed: Mapping[str, Any]) -> str:
-    """A run folder's name: whose it is, and what differs from the defaults."""
+def folder_name(name: str, config: Any) -> str:
+    """A run folder's name: whose it is, and what differs from the defaults of its config."""
+    return named_after(name, changes(config, type(config)()))
+
+
+def named_after(name: str, changed: Mapping[str, Any]) -> str:
+    """The same of given differences."""
     parts = [name, *(f"{key}-{value}" for key, value in changed.items())]
     whole = quote("_".join(parts), safe="")  # a pattern may have what no file name can
     if len(whole) <= LONGEST_NAME:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from mechinterp.cli.names import STUDIES, changes, folder_name, options_of, watch
+from mechinterp.cli.names import STUDIES, folder_name, options_of, watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class StudyOutput:
 def study(words: list[str]) -> int:
     """Run the study that is named first."""
     name, module, config, output = options_of("study", words, STUDIES, StudyOutput)
-    out = output.out or Path("runs") / folder_name(name, changes(config, type(config)()))
+    out = output.out or Path("runs") / folder_name(name, config)
     report = module.study(config, out, module.silent if output.json else watch)
     if output.json:
         print(json.dumps(report.to_json(), allow_nan=False))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
-from mechinterp.cli.names import SWEEPS, changes, folder_name, options_of
+from mechinterp.cli.names import SWEEPS, folder_name, options_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,7 @@ def sweep(words: list[str]) -> int:
     """Do the runs of the sweep that is named first, but those that are done."""
     name, module, config, output = options_of("sweep", words, SWEEPS, SweepOutput)
     config.settings()  # what cannot be is refused before anything is written
-    own = folder_name(name, changes(config, type(config)()))
-    out = output.out or Path("runs") / f"sweep_{own}"
+    out = output.out or Path("runs") / f"sweep_{folder_name(name, config)}"
 
     def told(run: str, done: int, of: int) -> None:
         print(f"{done}/{of}  {run}", file=sys.stderr)

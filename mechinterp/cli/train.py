@@ -16,6 +16,7 @@ from mechinterp.cli.names import (
     changes,
     folder_name,
     name_of,
+    named_after,
     options_of,
     watch,
 )
@@ -43,7 +44,9 @@ def train(words: list[str]) -> int:
     recipe_name = _value_of(words, "--recipe-name", RECIPES.get(name, "fast"))
     if recipe_name not in known:
         raise ValueError(f"expected --recipe-name one of {sorted(known)}, got {recipe_name!r}; choose one")
-    start = {"task": _raw(task_type), "model": _raw(build(task_type()).cfg), "recipe": known[recipe_name]}
+    cfg = build(task_type()).cfg
+    model = _raw(type(cfg), **{f.name: getattr(cfg, f.name) for f in fields(cfg)})
+    start = {"task": _raw(task_type), "model": model, "recipe": known[recipe_name]}
     if arguments := _arguments(build):
         start["factory"] = arguments()
     groups = {group: {f.name for f in fields(value)} for group, value in start.items()}
@@ -66,17 +69,14 @@ def train(words: list[str]) -> int:
     derived = changes(model.cfg, plain)
     changed["model"] = {key: value for key, value in derived.items() if key in asked["model"]}
     recipe = {} if recipe_name == RECIPES.get(name, "fast") else {"recipe_name": recipe_name}
-    own = folder_name(name, recipe | _together(changed, groups))
+    own = named_after(name, recipe | _together(changed, groups))
     return _fit_into(options.out or Path("runs") / f"train_{own}", task, model, options.recipe)
 
 
-def _raw(given: Any) -> Any:
-    """A dataclass, or one of its values, as options: nothing follows yet from what is given."""
-    kind = given if isinstance(given, type) else type(given)
+def _raw(kind: type, **given: Any) -> Any:
+    """A dataclass's values as options: nothing follows yet from what is given."""
     body = {"__doc__": kind.__doc__, "__post_init__": lambda self: None}
-    made = object.__new__(type(kind.__name__, (kind,), body))
-    made.__dict__.update({f.name: f.default for f in fields(kind)} if given is kind else vars(given))
-    return made
+    return type(kind.__name__, (kind,), body)(**given)
 
 
 def _fields_named(group: str, words: list[str]) -> list[str]:
@@ -108,8 +108,7 @@ def _together(changed: Mapping[str, Mapping[str, Any]], groups: Mapping[str, set
 
 def _train_script(words: list[str]) -> int:
     name, module, config, output = options_of("train", words, SCRIPTS, TrainOutput)
-    own = folder_name(name, changes(config, type(config)()))
-    out = output.out or Path("runs") / f"train_{own}"
+    out = output.out or Path("runs") / f"train_{folder_name(name, config)}"
     run = module.train(config, out, watch).run
     metrics = run.metrics
     shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float))
@@ -139,9 +138,11 @@ def _fit_into(out: Path, task: Any, model: Any, recipe: Any) -> int:
     checkpoint = import_module("mechinterp.training.checkpoint")
     parts = {"task": task.to_json(), "model": model.cfg.to_json(), "recipe": recipe.to_json()}
     batch = task.dataset("test")
-    task.score(
-        task.answers(model.eval(), batch), batch
-    )  # what cannot be is refused before anything is written
+
+    def score() -> float:
+        return task.score(task.answers(model.eval(), batch), batch)
+
+    score()  # what cannot be is refused before anything is written
     if task.samples and recipe.batch_size is not None:
         task.sample(recipe.batch_size, import_module("torch").Generator())
     run = runs.Run.create(out, {"kind": "train", **parts})
@@ -157,23 +158,23 @@ def _fit_into(out: Path, task: Any, model: Any, recipe: Any) -> int:
         )
     if job.stopped == "interrupted":
         raise KeyboardInterrupt
-    history, seconds = job.history, job.history.seconds
+    history = job.history
     checkpoint.save_weights(run.path / "weights.safetensors", model)
-    score = task.score(task.answers(model.eval(), batch), batch)
+    found = score()
     metrics = {
-        f"test_{task.score_name}": score,
+        f"test_{task.score_name}": found,
         f"{task.watched}_loss": history.test_loss[-1],
         "trivial": task.trivial,
         "ceiling": task.ceiling,
         "learned_at": task.learned_at,
         "steps": job.step,
-        "seconds": round(seconds, 2),
+        "seconds": round(history.seconds, 2),
         "stopped": job.stopped,
     }
     run.finish(metrics)
     print(
-        f"{task.score_name} {score:.4f} (trivial {task.trivial:.4f}, learned from {task.learned_at:.4f}, "
-        f"best {task.ceiling:.4f}) after {job.step} steps, {seconds:.1f} s. Run folder: {out}"
+        f"{task.score_name} {found:.4f} (trivial {task.trivial:.4f}, learned from {task.learned_at:.4f}, "
+        f"best {task.ceiling:.4f}) after {job.step} steps, {history.seconds:.1f} s. Run folder: {out}"
     )
     return 0
 

@@ -22,9 +22,9 @@ def _panels(values: xr.DataArray) -> dict[str, list[str]]:
 def _by_direction(result: Result, dotted: xr.DataArray) -> go.Figure:
     """A line for each encoding, with its interval if there is one, a panel for each direction; and another
     one, dotted."""
-    solid, figure = (
-        result.values,
-        make_subplots(rows=1, cols=2, shared_yaxes=True, subplot_titles=_DIRECTIONS, horizontal_spacing=0.04),
+    solid = result.values
+    figure = make_subplots(
+        rows=1, cols=2, shared_yaxes=True, subplot_titles=_DIRECTIONS, horizontal_spacing=0.04
     )
     for column, names in enumerate(_panels(solid).values(), 1):
         for colour, name in zip(LINES, names):

@@ -33,5 +33,5 @@ def load_network(folder: str | Path) -> HookedTransformer | HookedEncoderDecoder
         model = HookedEncoderDecoder(EncoderDecoderConfig.from_json(record["model"]))
     else:
         model = HookedTransformer(TransformerConfig.from_json(record["model"]))
-    model.load_state_dict(load_weights(place / "weights.safetensors"))
+    model.load_state_dict(load_weights(place / record.get("weights", "weights.safetensors")))
     return model.eval()

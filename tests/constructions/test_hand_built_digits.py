@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mechinterp import constructions, models
-from mechinterp.analysis.alignment import _ends, column_alignment
+from mechinterp.analysis.alignment import column_alignment
 from mechinterp.analysis.components import (
     component_ablation,
     component_patching,
@@ -16,6 +16,7 @@ from mechinterp.analysis.components import (
 )
 from mechinterp.analysis.pruning import prune
 from mechinterp.analysis.sets import Component, components_of
+from mechinterp.analysis.statistics import bootstrap_defined
 from mechinterp.tasks import DigitAddition
 
 TASKS = {
@@ -153,6 +154,6 @@ def test_the_other_order_cannot_be_built_so():
 def test_examples_without_a_column_do_not_widen_its_interval():
     values = torch.full((40, 1, 2), 0.8, dtype=torch.float64) + 0.01 * torch.randn(40, 1, 2).double()
     values[::2, 0, 1] = torch.nan
-    low, high = _ends(values)
+    low, high = bootstrap_defined(values)
     assert (low > 0.7).all()
     assert (high < 0.9).all()

@@ -84,15 +84,9 @@ def gather(
     read = read_activations(activations)
     batch, length = next(iter(read.values())).shape[:2]
     layout = lay_out(
-        batch,
-        length,
-        rows(batch),
-        mask=mask,
-        positions=positions,
-        pool=pool,
-        together=together,
+        batch, length, rows(batch), mask=mask, positions=positions, pool=pool, together=together,
         within=within,
-    )
+    )  # fmt: skip
     targets = encode(variable, layout)
     check_targets(targets, layout)
     for name, x in read.items():

@@ -83,23 +83,31 @@ class Part:
     def _of_groups(
         self, together: Int[Tensor, " row"], draws: int, generator: torch.Generator
     ) -> Int[Tensor, "draw n"]:
-        """The same by groups; members are dealt out at random too, and again where they are too few."""
+        """The same by groups."""
         group, size = together.unique(return_inverse=True, return_counts=True)[1:]
-        start, n = size.cumsum(0) - size, self.real.shape[1]
+        deal, n = _within_groups if self.within else _across_groups, self.real.shape[1]
         taken = torch.empty(draws, len(group), dtype=torch.long)
-        if self.within:
-            for order in taken:
-                mixed = torch.randperm(len(group), generator=generator)
-                order[group.argsort(stable=True)] = mixed[group[mixed].argsort(stable=True)]
-            return (taken[:, :, None] * n + torch.arange(n)).flatten(1)
         for order in taken:
-            dealt = torch.randperm(len(size), generator=generator)[group]
-            members = (group + torch.rand(len(group), generator=generator, dtype=torch.float64)).argsort()
-            place = torch.empty_like(group)
-            place[members] = torch.arange(len(group)) - start[group[members]]
-            again = (group + torch.rand(len(group), generator=generator, dtype=torch.float64)).argsort()
-            order[:] = again[start[dealt] + place % size[dealt]]
+            order[:] = deal(group, size, generator)
         return (taken[:, :, None] * n + torch.arange(n)).flatten(1)
+
+
+def _within_groups(group: Tensor, size: Tensor, generator: torch.Generator) -> Int[Tensor, " row"]:
+    """Members of each group change places."""
+    order, mixed = torch.empty_like(group), torch.randperm(len(group), generator=generator)
+    order[group.argsort(stable=True)] = mixed[group[mixed].argsort(stable=True)]
+    return order
+
+
+def _across_groups(group: Tensor, size: Tensor, generator: torch.Generator) -> Int[Tensor, " row"]:
+    """All of a group take members of one other, dealt out at random too, and again where they are too few."""
+    start = size.cumsum(0) - size
+    dealt = torch.randperm(len(size), generator=generator)[group]
+    members = (group + torch.rand(len(group), generator=generator, dtype=torch.float64)).argsort()
+    place = torch.empty_like(group)
+    place[members] = torch.arange(len(group)) - start[group[members]]
+    again = (group + torch.rand(len(group), generator=generator, dtype=torch.float64)).argsort()
+    return again[start[dealt] + place % size[dealt]]
 
 
 @dataclass(frozen=True, kw_only=True)

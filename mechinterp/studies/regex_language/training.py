@@ -84,9 +84,9 @@ class Trained:
 def train(options: RegexLanguageOptions, out: str | Path, watch: Watch = silent) -> Trained:
     """Train, and leave a run folder; one that is finished is opened, one that was interrupted goes on.
 
-    The folder has, besides what every run has: ``best.safetensors`` and ``final.safetensors``, the
-    best once more for ``training.load_network``,
-    ``construction.safetensors`` (the value matrices) and ``regex.json`` (the automaton).
+    The folder has, besides what every run has: ``best.safetensors``, which ``training.load_network``
+    reads, ``final.safetensors``, ``construction.safetensors`` (the value matrices) and ``regex.json`` (the
+    automaton).
 
     Raises:
         ValueError: options that cannot be, or a folder of something else.
@@ -124,8 +124,7 @@ def _save(run: Run, job: Fit, task: RegexLanguage) -> None:
     write_json(run.path / "history.json", job.history.to_json())
     model = job.model.eval()
     model.load_state_dict(job.best)
-    save_weights(run.path / "weights.safetensors", model)
-    write_json(run.path / "network.json", {"model": model.cfg.to_json()})
+    write_json(run.path / "network.json", {"model": model.cfg.to_json(), "weights": "best.safetensors"})
     test = task.dataset("test").to(next(model.parameters()).device)
     with torch.no_grad():
         measures = task.measures(task.outputs(model, test), test)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -63,10 +62,7 @@ def by_length(networks: Mapping[str, Trained], asked: Mapping[int, Batch]) -> li
         extra={"low": low, "high": high, "log_n": grid(np.mean, sharp, networks, asked)},
     )
     parts = [
-        replace(
-            _split_up(name, *how, own=own, before=before, networks=networks, provenance=provenance),
-            trivial=0.5 if name == "accuracy_by_ties" else None,  # where all fall, a constant is always right
-        )
+        _split_up(name, *how, own=own, before=before, networks=networks, provenance=provenance)
         for name, how in groupings(asked).items()
     ]
     return [lengths, *parts]
@@ -161,6 +157,7 @@ def _split_up(
     return Result(
         name=name,
         values=cells(own, mean),
+        trivial=0.5 if dim == "ties" else None,  # where all fall, a constant is always right
         control=cells(before, mean),
         control_kind="untrained network",
         provenance=dict(provenance),

@@ -134,9 +134,9 @@ def dilution_explains_decay(found: Sequence[Anatomy]) -> Claim:
         "dilution_explains_decay",
         "In the causal network without positions the last token's attention to the fall is at most half as "
         f"much at length {found[0].far(FURTHEST)} as at {found[0].task.train_lengths[1]}, and scores of the "
-        "last layer alone, multiplied by the ratio of the logarithms, bring back at least half of the "
-        "accuracy that is lost there, more than those of the first layer do (attention, and accuracy by the "
-        f"layer that is sharper, by seed: {told(found, said, (FREE,))})",
+        "last layer alone, made to grow with log n beyond the lengths of training, bring back at least half "
+        "of the accuracy that is lost there, more than those of the first layer do (attention, and accuracy "
+        f"by the layer that is sharper, by seed: {told(found, said, (FREE,))})",
         found, measure, of=(FREE,), within=(-np.inf, np.inf), control_kind="scores of the first layer",
         source="Chiang & Cholak (2022)",
     )  # fmt: skip

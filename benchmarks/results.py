@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
 
-from mechinterp.result import Claim, claims_table, format_number
+from mechinterp.formatting import format_number
+from mechinterp.result import Claim, claims_table
 from mechinterp.runs import Run, list_runs
 
 HEAD = """# Results

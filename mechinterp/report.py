@@ -9,7 +9,8 @@ from typing import Any
 
 import jinja2
 
-from mechinterp.result import Claim, Result, format_interval, format_number
+from mechinterp.formatting import format_interval, format_number
+from mechinterp.result import Claim, Result
 
 
 @dataclass(frozen=True, kw_only=True)

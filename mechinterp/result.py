@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import xarray as xr
 
 from mechinterp.files import plain, read_json, write_json
+from mechinterp.formatting import Interval, Number, format_array, format_interval, format_number
 from mechinterp.records import (
     array_from_json,
     array_to_json,
@@ -27,11 +27,7 @@ from mechinterp.records import (
     read_fields,
 )
 
-Number = float | int | None
-Interval = tuple[Number, Number] | None
 Verdict = Literal["holds", "fails", "untested"]
-UNLIKE = ("measure", "eraser")
-"""Dimensions along which numbers are not of one kind, so that their mean says nothing."""
 
 
 class NotLearned(UserWarning):
@@ -70,9 +66,9 @@ class Result:
 
     def __str__(self) -> str:
         lines = [f"{self.name}  {dict(self.values.sizes)}  {self.values.attrs.get('units', '')}"]
-        lines += [f"  value    {_told(self.values)}"]
+        lines += [f"  value    {format_array(self.values)}"]
         lines += [f"  trivial  {format_number(self.trivial)}"]
-        control = "none" if self.control is None else f"{_told(self.control)}  ({self.control_kind})"
+        control = "none" if self.control is None else f"{format_array(self.control)}  ({self.control_kind})"
         lines += [f"  control  {control}", f"  interval {format_interval(self.interval)}"]
         if self.learned is False:
             lines += ["  UNTESTED the network did not learn its task"]
@@ -277,44 +273,3 @@ def _check_control(name: str, control: Any, kind: str) -> None:
             f"expected {name} to say which null its control is, got an empty control_kind; "
             'give it, for example "untrained network"'
         )
-
-
-def format_number(value: Number) -> str:
-    """A number to four digits, a dash for none."""
-    if value is None:
-        return "–"
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e6):
-        return str(int(value))
-    return f"{value:.4g}"
-
-
-def format_interval(interval: Interval) -> str:
-    """An interval as ``[low, high]``, a dash for none."""
-    return "–" if interval is None else f"[{format_number(interval[0])}, {format_number(interval[1])}]"
-
-
-def _told(array: xr.DataArray) -> str:
-    """All numbers in short; unlike ones, along a dimension of ``UNLIKE``, each by itself."""
-    unlike = [dim for dim in UNLIKE if dim in array.coords and dim in array.dims]
-    if not unlike:
-        return _summary(array)
-    dim = unlike[0]
-    labels = array[dim].values.tolist()
-    rows = (f"{label}: {_summary(array.isel({dim: at}))}" for at, label in enumerate(labels))
-    return ("\n" + " " * 11).join(rows)
-
-
-def _summary(array: xr.DataArray) -> str:
-    numbers = np.asarray(array.values, dtype=float)
-    if numbers.size == 1:
-        return format_number(numbers.item())
-    there = numbers[~np.isnan(numbers)]
-    missing = (
-        f", undefined {numbers.size - there.size} of {numbers.size}" if there.size < numbers.size else ""
-    )
-    if there.size == 0:
-        return "nothing" + missing
-    return (
-        f"mean {format_number(float(there.mean()))}, min {format_number(float(there.min()))}, "
-        f"max {format_number(float(there.max()))}{missing}"
-    )

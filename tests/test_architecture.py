@@ -7,21 +7,22 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mechinterp"
-GROUND = {"files", "hooks", "records", "result"}
+GROUND = {"files", "formatting", "hooks", "records", "result"}
 MAY_IMPORT = {
     "automata": set(),
     "files": set(),
+    "formatting": set(),
     "hooks": set(),
     "records": {"files"},
-    "result": {"files", "records"},
+    "result": {"files", "formatting", "records"},
     "tasks": {"automata"},
     "models": {"hooks", "tasks"},
     "constructions": {"tasks", "models", "automata"},
     "training": {"files", "hooks", "models", "tasks.base"},
     "analysis": {"hooks", "result", "tasks.base"},
-    "figures": {"result"},
+    "figures": {"formatting", "result"},
     "runs": {"files", "result"},
-    "report": {"result"},
+    "report": {"formatting", "result"},
     "studies": GROUND
     | {"automata", "tasks", "models", "constructions", "training", "analysis", "runs", "report"},
     "cli": GROUND | {"tasks", "models", "training", "runs", "studies"},

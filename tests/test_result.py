@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from mechinterp.formatting import format_interval, format_number
 from mechinterp.records import array_from_json, array_to_json
-from mechinterp.result import Claim, Result, claims_table, format_interval, format_number, verdict
+from mechinterp.result import Claim, Result, claims_table, verdict
 
 
 def strict(record):

@@ -7,7 +7,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mechinterp.figures.style import BLUE, DIVERGING, GOLD, GREY, LINES, styled
-from mechinterp.result import Result, format_number
+from mechinterp.formatting import format_number
+from mechinterp.result import Result
 
 _DASHES = ("dash", "dot", "dashdot", "longdash")
 

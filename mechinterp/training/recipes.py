@@ -141,22 +141,23 @@ STATE_MACHINE = {
 }
 """New sequences at every step; a temperature that is annealed moves at each measurement."""
 
+_SORTED = Recipe(
+    steps=12_000,
+    batch_size=128,
+    lr=2e-3,
+    weight_decay=0.01,
+    betas=(0.9, 0.98),
+    warmup=100,
+    schedule="cosine",
+    clip_norm=1.0,
+    eval_every=200,
+)
 SORTEDNESS = {
-    "fast": Recipe(
-        steps=12_000,
-        batch_size=128,
-        lr=2e-3,
-        weight_decay=0.01,
-        betas=(0.9, 0.98),
-        warmup=100,
-        schedule="cosine",
-        clip_norm=1.0,
-        eval_every=200,
-    )
+    "fast": _SORTED,
+    "short": replace(_SORTED, steps=4_000),
+    "long": replace(_SORTED, steps=24_000, lr=1e-3),
+    "longest": replace(_SORTED, steps=32_000, lr=1e-3),
 }
-SORTEDNESS["short"] = replace(SORTEDNESS["fast"], steps=4_000)
-SORTEDNESS["long"] = replace(SORTEDNESS["fast"], steps=24_000, lr=1e-3)
-SORTEDNESS["longest"] = replace(SORTEDNESS["long"], steps=32_000)
 """New pairs at every step, all of one length, so that nothing is padded. Twice the batch learns no more a
 step, and twice the rate less; half the batch learns as fast, and goes less far. Most encodings have learned
 after 4,000 steps. Drawn positions, and learned ones and ALiBi in both directions, take the long recipe, and

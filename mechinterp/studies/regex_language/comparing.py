@@ -12,9 +12,10 @@ from mechinterp.analysis.gates import Gate
 from mechinterp.analysis.transitions import MEASURES
 from mechinterp.automata import CLASSES
 from mechinterp.files import write_atomic, write_json
+from mechinterp.formatting import format_number
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.report import Section, report
-from mechinterp.result import Result, format_number
+from mechinterp.result import Result
 from mechinterp.runs import environment
 from mechinterp.studies.regex_language.training import Trained
 from mechinterp.studies.regex_language.weights import activations, basis_of, plain, weight_comparison

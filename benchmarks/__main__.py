@@ -1,4 +1,4 @@
-"""Run every benchmark, one after the other."""
+"""Run every benchmark, one after the other; ``calibration``, which is none, has a page of its own."""
 
 import importlib
 
@@ -14,5 +14,8 @@ for name in (
     "regex_language",
     "digit_addition",
     "linear_regression",
+    "state_machine",
+    "text_arithmetic",
+    "sortedness",
 ):
     importlib.import_module(f"benchmarks.{name}").main()

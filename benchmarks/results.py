@@ -13,9 +13,11 @@ from mechinterp.runs import Run, list_runs
 
 HEAD = """# Results
 
-Written by `make studies` from the runs themselves. A row is a claim: how often it holds over seeds, the
-median of its value (and its range), and that of the same measure under the control. *Untested* means that
-the network had not learned its task.
+Written by `make studies` from the runs themselves. A row is a claim: in how many seeds it holds, its value
+(the mean over seeds, or where seeds are studies of their own, as with modular addition, the median and the
+range), and that of the same measure under the control. *Untested* means that the network had not learned its
+task, or that there was nothing to ask about. Where seeds are studies of their own, numbers within a sentence
+are those of the first.
 """
 
 
@@ -57,8 +59,8 @@ def by_language(runs: list[Run]) -> str:
     tables = {run.config["pattern"]: {claim.id: claim for claim in run.claims} for run in ordered}
     ids = list(next(iter(tables.values())))
     head = [
-        "Each cell: the verdict, the mean over seeds whose network learned, and in brackets that of "
-        "the control.\n",
+        "Each cell: the verdict, in how many of the seeds that could be asked it holds, the mean over those "
+        "seeds, and in brackets that of the control.\n",
         "| language | " + " | ".join(f"`{id}`" for id in ids) + " |",
         "|---" * (len(ids) + 1) + "|",
     ]
@@ -76,7 +78,9 @@ def cell(claim: Claim) -> str:
     """A claim in few characters."""
     if claim.value is None:
         return claim.verdict
-    return f"{claim.verdict} {format_number(claim.value)} ({format_number(claim.control)})"
+    held = sum(map(bool, claim.holds_by_seed)), sum(holds is not None for holds in claim.holds_by_seed)
+    seeds = f", {held[0]} of {held[1]}" if claim.holds_by_seed else ""
+    return f"{claim.verdict}{seeds}: {format_number(claim.value)} ({format_number(claim.control)})"
 
 
 def by_seed(runs: list[Run]) -> str:

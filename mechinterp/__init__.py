@@ -16,6 +16,7 @@ __version__ = metadata.version("mechinterp")
 
 _ROOMS = (
     "analysis",
+    "automata",
     "constructions",
     "figures",
     "hooks",

@@ -262,7 +262,12 @@ def resample(site: Site, cache: Activations, seed: int = 0) -> Edit:
 
 def steer(site: Site, direction: Tensor, amount: float = 1.0) -> Edit:
     """Add ``amount`` times a direction, which has the length of the site's last axis."""
-    return Edit(site, lambda old, _: old + amount * direction.to(old), "steer")
+
+    def change(old: Tensor, name: str) -> Tensor:
+        _check_length(site, name, direction, old)
+        return old + amount * direction.to(old)
+
+    return Edit(site, change, "steer")
 
 
 def project_out(site: Site, directions: Tensor) -> Edit:
@@ -270,11 +275,22 @@ def project_out(site: Site, directions: Tensor) -> Edit:
     _, sizes, rows = torch.linalg.svd(torch.atleast_2d(directions).double(), full_matrices=False)
     basis = rows[sizes > 1e-6 * sizes.max()].mT  # directions that depend on each other count once
 
-    def change(old: Tensor, _: str) -> Tensor:
+    def change(old: Tensor, name: str) -> Tensor:
+        _check_length(site, name, directions, old)
         span = basis.to(old)
         return old - (old @ span) @ span.mT
 
     return Edit(site, change, "project out")
+
+
+def _check_length(site: Site, name: str, direction: Tensor, old: Tensor) -> None:
+    """Refuse a direction that would be spread over an axis, or does not fit it."""
+    got = direction.shape[-1] if direction.ndim else 0
+    if got != old.shape[-1]:
+        raise ValueError(
+            f"expected a direction of {old.shape[-1]} entries, as the last axis of {site} at {name} has, got "
+            f"{list(direction.shape)}; give one of that length"
+        )
 
 
 def is_hooked(modules: Iterable[torch.nn.Module]) -> bool:

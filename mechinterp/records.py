@@ -33,6 +33,7 @@ def array_from_json(record: Mapping[str, Any]) -> xr.DataArray:
 
 def _variable_to_json(x: xr.DataArray) -> dict[str, Any]:
     data = x.values
+    _check_dtype(data.dtype)
     if data.dtype.kind == "f" and not np.isfinite(data).all():
         words = data.astype(object)
         for there, word in ((np.isnan, None), (np.isposinf, "inf"), (np.isneginf, "-inf")):
@@ -49,9 +50,13 @@ def _variable_to_json(x: xr.DataArray) -> dict[str, Any]:
 
 def _variable_from_json(record: Mapping[str, Any]) -> tuple[list[str], np.ndarray, dict[str, Any]]:
     dtype = np.dtype(record["dtype"])
-    if dtype.kind not in _NUMBERS_AND_TEXT:
-        raise ValueError(f"expected a dtype of numbers or text, got {dtype}")
+    _check_dtype(dtype)
     return record["dims"], np.array(record["data"], dtype=dtype).reshape(record["shape"]), record["attrs"]
+
+
+def _check_dtype(dtype: np.dtype) -> None:
+    if dtype.kind not in _NUMBERS_AND_TEXT:
+        raise ValueError(f"expected a dtype of numbers or text, got {dtype}; convert the array")
 
 
 def number_from_json(value: Any) -> float | int | None:

@@ -195,6 +195,8 @@ class Claim:
         verdict: holds, fails, or untested because the network did not learn its task, or there was nothing to
             ask about.
         source: who said it: paper and section.
+        values_by_seed, holds_by_seed: the same of each network where there are several, in the order of
+            their seeds; ``None`` where the network did not learn, or there was nothing to ask about.
     """
 
     id: str
@@ -208,6 +210,8 @@ class Claim:
     interval_over: str = ""
     verdict: Verdict = "untested"
     source: str = ""
+    values_by_seed: tuple[Number, ...] = ()
+    holds_by_seed: tuple[bool | None, ...] = ()
 
     def __post_init__(self) -> None:
         _check_control(self.id, self.control, self.control_kind)
@@ -224,11 +228,32 @@ class Claim:
             ValueError: the record is not that of a claim.
         """
         numbers = dict.fromkeys(("value", "trivial", "theory", "control"), number_from_json)
-        others = {"interval": interval_from_json, "verdict": _verdict_from_json}
+        others = {
+            "interval": interval_from_json,
+            "verdict": _verdict_from_json,
+            "values_by_seed": lambda values: tuple(map(number_from_json, values)),
+            "holds_by_seed": lambda values: tuple(map(_bool_from_json, values)),
+        }
         return cls(**read_fields(cls, record, {**numbers, **others}))
+
+    @property
+    def seeds(self) -> str:
+        """In how many seeds it holds, and in how many it could not be asked; empty where there is one."""
+        if not self.holds_by_seed:
+            return ""
+        asked = [holds for holds in self.holds_by_seed if holds is not None]
+        left = len(self.holds_by_seed) - len(asked)
+        return f"{sum(asked)} of {len(asked)} seeds" + (f", {left} not asked" if left else "")
+
+    @property
+    def by_seed(self) -> str:
+        """The value of each seed; empty where there is one."""
+        return ", ".join(map(format_number, self.values_by_seed))
 
     def __str__(self) -> str:
         parts = [f"{self.verdict.upper():9}{self.id}: {self.statement}", f"value {format_number(self.value)}"]
+        if self.by_seed:
+            parts.append(f"by seed {self.by_seed} (holds in {self.seeds})")
         if self.trivial is not None:
             parts.append(f"trivial {format_number(self.trivial)}")
         if self.theory is not None:
@@ -250,12 +275,14 @@ def claims_table(claims: Iterable[Claim]) -> str:
     rows = ["| claim | verdict | value | trivial | control | 95 % interval |", "|---|---|---|---|---|---|"]
     for claim in claims:
         statement = " ".join(claim.statement.split()).replace("|", r"\|")
+        said = f"**{claim.verdict}**" + (f" ({claim.seeds})" if claim.seeds else "")
         value = format_number(claim.value)
         value += "" if claim.theory is None else f" (theory {format_number(claim.theory)})"
+        value += f"; by seed {claim.by_seed}" if claim.by_seed else ""
         control = format_number(claim.control) + (f" ({claim.control_kind})" if claim.control_kind else "")
         interval = format_interval(claim.interval) + (f" ({claim.interval_over})" if claim.interval else "")
         rows.append(
-            f"| `{claim.id}`: {statement} | **{claim.verdict}** | {value} "
+            f"| `{claim.id}`: {statement} | {said} | {value} "
             f"| {format_number(claim.trivial)} | {control} | {interval} |"
         )
     return "\n".join(rows)
@@ -264,6 +291,12 @@ def claims_table(claims: Iterable[Claim]) -> str:
 def _verdict_from_json(value: Any) -> Verdict:
     if value not in get_args(Verdict):
         raise ValueError(f"expected one of {get_args(Verdict)}, got {value!r}")
+    return value
+
+
+def _bool_from_json(value: Any) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"expected true, false or null, got {value!r}")
     return value
 
 

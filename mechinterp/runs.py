@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -122,12 +123,18 @@ class Run:
         """Write each result to a file of its name.
 
         Raises:
-            ValueError: a name that cannot be a file's.
+            ValueError: a name that cannot be a file's, or that several have; nothing is written.
         """
+        every = list(results)
+        for name, count in Counter(result.name for result in every).items():
+            if Path(name).name != name or not name.strip("."):
+                raise ValueError(f"expected a result's name that a file can have, got {name!r}; rename it")
+            if count > 1:
+                raise ValueError(
+                    f"expected results of names of their own, got {count} of {name!r}; rename them"
+                )
         (self.path / "results").mkdir(exist_ok=True)
-        for result in results:
-            if Path(result.name).name != result.name or not result.name.strip("."):
-                raise ValueError(f"expected a result's name that a file can have, got {result.name!r}")
+        for result in every:
             result.save(self.path / "results" / f"{result.name}.json")
 
     def save_claims(self, claims: Iterable[Claim]) -> None:
@@ -192,7 +199,7 @@ def best_run(runs: Iterable[Run], metric: str, *, smallest: bool = False) -> Run
 
 
 def environment() -> dict[str, Any]:
-    """Where and with what: versions, processor, threads and time."""
+    """Where and with what: versions, processor, cores and time."""
     packages = ("mechinterp", "torch", "transformer-lens", "numpy", "plotly")
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),

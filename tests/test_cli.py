@@ -213,6 +213,7 @@ def test_what_a_factory_takes_is_an_option_and_sizes_are_derived_anew():
         ("text-modular --max-operand 6 --seed 2 --n-test 50", "held-out"),
         ("digit-addition --decoder-only --n-encoder-layers 3", "expected options of a TransformerConfig"),
         ("sortedness --encoding loud", "expected an encoding"),
+        ("modular-addition --final-rms", "got ['final_rms'], which do not"),
     ],
 )
 def test_what_cannot_be_trained_leaves_nothing_behind(capsys, words, message):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from figure_axes import outer_axes
 
 from mechinterp import figures
 from mechinterp.analysis.transitions import compare_transitions
@@ -174,20 +175,6 @@ def test_results_are_drawn_with_a_title_and_survive_html(result):
     assert figure.layout.title.text
     assert len(figure.data) > 0
     assert "Plotly.newPlot" in figure.to_html(include_plotlyjs=False)
-
-
-def outer_axes(figure):
-    """The axes along the left and the lower edge of the figure, by their domains."""
-    axes = [*figure.select_xaxes(), *figure.select_yaxes()]
-    pairs = [(figure.layout[f"xaxis{i}"], figure.layout[f"yaxis{i}"]) for i in ["", *range(2, len(axes))]
-             if f"xaxis{i}" in figure.layout and f"yaxis{i}" in figure.layout]  # fmt: skip
-    lowest = {}
-    for x, y in pairs:
-        column, bottom = (x.domain or (0, 1))[0], (y.domain or (0, 1))[0]
-        if column not in lowest or bottom < lowest[column][0]:
-            lowest[column] = (bottom, x)
-    left = [y for x, y in pairs if (x.domain or (0, 1))[0] == min(lowest)]
-    return [axis for _, axis in lowest.values()] + left
 
 
 @pytest.mark.parametrize("name", RESULTS)

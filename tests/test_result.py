@@ -73,6 +73,13 @@ def test_any_array_survives_json(values):
     xr.testing.assert_identical(array_from_json(strict(array_to_json(array))), array)
 
 
+def test_an_array_that_could_not_be_read_back_is_not_written(tmp_path):
+    values = xr.DataArray(np.array(["a", 1], dtype=object), dims="x")
+    with pytest.raises(ValueError, match="numbers or text, got object"):
+        spectrum(values=values).save(tmp_path / "r.json")
+    assert not (tmp_path / "r.json").exists()
+
+
 def test_equal_results_are_equal_in_every_part():
     assert spectrum() == spectrum()
     for change in ({"trivial": 0.0}, {"interval": None}, {"provenance": {}}, {"control_kind": "other"}):
@@ -161,6 +168,8 @@ def test_a_record_that_is_not_a_result_is_refused(change, message):
         ({"verdict": "proven"}, "verdict of a Claim.*got 'proven'"),
         ({"interval": 3}, "interval of a Claim"),
         ({"statement": None}, "statement of a Claim"),
+        ({"holds_by_seed": [1]}, "holds_by_seed of a Claim"),
+        ({"values_by_seed": ["many"]}, "values_by_seed of a Claim"),
         ({"colour": "red"}, "expected a Claim with the fields"),
     ],
 )
@@ -176,8 +185,18 @@ def test_a_record_of_another_shape_is_refused(kind, record):
         kind.from_json(record)
 
 
+def test_a_claim_says_what_each_seed_says():
+    made = claim(values_by_seed=(0.25, None, 4.0), holds_by_seed=(False, None, True))
+    assert (made.seeds, made.by_seed) == ("1 of 2 seeds, 1 not asked", "0.25, –, 4")
+    assert "by seed 0.25, –, 4 (holds in 1 of 2 seeds, 1 not asked)" in str(made)
+    for part in ("(1 of 2 seeds, 1 not asked)", "by seed 0.25, –, 4"):
+        assert part in claims_table([made])
+    assert (claim().seeds, claim().by_seed) == ("", "")
+
+
 def test_claims_survive_json():
-    for made in (claim(), claim(interval=None, control=None, trivial=None, value=None)):
+    seeds = {"values_by_seed": (0.25, None), "holds_by_seed": (True, None)}
+    for made in (claim(), claim(interval=None, control=None, trivial=None, value=None), claim(**seeds)):
         assert Claim.from_json(strict(made.to_json())) == made
 
 

@@ -156,6 +156,13 @@ def test_a_result_stays_in_its_folder(tmp_path, name):
         run.save_results([replace(RESULT, name=name)])
 
 
+def test_results_that_would_overwrite_each_other_are_refused_and_nothing_is_written(tmp_path):
+    run = new(tmp_path / "run")
+    with pytest.raises(ValueError, match=f"got 2 of '{RESULT.name}'"):
+        run.save_results([RESULT, RESULT])
+    assert run.results == {}
+
+
 def plant(path, mark):
     """Files that run code when loaded without care."""
     path.write_bytes(pickle.dumps(Planted(mark), protocol=2))

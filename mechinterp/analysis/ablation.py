@@ -113,7 +113,7 @@ def erase_directions(
     model: Any,
     inputs: Tensor,
     metric: Metric,
-    directions: Mapping[Any, Float[Tensor, "d_model"] | Float[Tensor, "k d_model"]],
+    directions: Mapping[Any, Float[Tensor, " d_model"] | Float[Tensor, "k d_model"]],
     activation: str = "resid_post",
     *,
     reference: str = "zero",

@@ -31,7 +31,7 @@ Follows = Callable[[Tensor, Tensor], Float[Tensor, "example later"]]
 
 def agreement(
     right: Mapping[str, Bool[Tensor, "_ _"]],
-    groups: Int[Tensor, "_ *some"],
+    groups: Int[Tensor, " _ *some"],
     mask: Bool[Tensor, "example pos"],
     *,
     axis: str,

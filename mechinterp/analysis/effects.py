@@ -101,7 +101,7 @@ def beyond(rounding: float, effects: Float[Tensor, "*any"]) -> Float[Tensor, "*a
     return effects.masked_fill(effects.abs() <= rounding, 0.0)
 
 
-def _p_values(effects: Float[Tensor, "example *cell"], seed: int) -> Float[Tensor, "*cell"]:
+def _p_values(effects: Float[Tensor, " example *cell"], seed: int) -> Float[Tensor, "*cell"]:
     """Sign-flip p-values; small ones from so many draws that one cell alone can pass among up to 1250."""
     flat = effects.flatten(1)
     found = torch.cat([sign_flip_p_values(some, seed=seed) for some in flat.split(256, dim=1)])

@@ -28,7 +28,7 @@ def fourier_basis(p: int) -> Float[Tensor, "p p"]:
     return basis / basis.norm(dim=1, keepdim=True)
 
 
-def frequency_power(x: Float[Tensor, "p *rest"]) -> Float[Tensor, "frequency *rest"]:
+def frequency_power(x: Float[Tensor, " p *rest"]) -> Float[Tensor, " frequency *rest"]:
     """The energy of each frequency 1 .. p // 2 along the first axis.
 
     With the constant's, these energies sum to ``(x ** 2).sum(0)`` (Parseval).
@@ -41,7 +41,7 @@ def frequency_power(x: Float[Tensor, "p *rest"]) -> Float[Tensor, "frequency *re
     return (power * twice.view(-1, *[1] * (x.ndim - 1)))[1:]
 
 
-def gini(x: Float[Tensor, "n *rest"]) -> Float[Tensor, "*rest"]:
+def gini(x: Float[Tensor, " n *rest"]) -> Float[Tensor, "*rest"]:
     """Gini coefficient along the first axis, of numbers >= 0: 0 if all equal, 1 - 1/n if one holds all.
 
     Raises:

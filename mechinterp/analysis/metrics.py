@@ -17,7 +17,7 @@ from torch import Tensor
 Metric = Callable[[Tensor], Tensor]
 
 
-def logit_difference(right: Int[Tensor, "batch *read"], wrong: Int[Tensor, "..."]) -> Metric:
+def logit_difference(right: Int[Tensor, " batch *read"], wrong: Int[Tensor, "..."]) -> Metric:
     """The logit of the right answer minus that of the wrong one.
 
     Raises:
@@ -30,7 +30,7 @@ def logit_difference(right: Int[Tensor, "batch *read"], wrong: Int[Tensor, "..."
     return lambda outputs: (_chosen(outputs, right) - _chosen(outputs, wrong)).mean(1)
 
 
-def margin(right: Int[Tensor, "batch *read"]) -> Metric:
+def margin(right: Int[Tensor, " batch *read"]) -> Metric:
     """The logit of the right answer minus the largest of the others: positive where the answer is right."""
 
     def measure(outputs: Float[Tensor, "batch read out"]) -> Float[Tensor, " batch"]:
@@ -40,12 +40,12 @@ def margin(right: Int[Tensor, "batch *read"]) -> Metric:
     return measure
 
 
-def log_probability(right: Int[Tensor, "batch *read"]) -> Metric:
+def log_probability(right: Int[Tensor, " batch *read"]) -> Metric:
     """The log-probability of the right answer, in nats."""
     return lambda outputs: _chosen(outputs.log_softmax(-1), right).mean(1)
 
 
-def accuracy(right: Int[Tensor, "batch *read"]) -> Metric:
+def accuracy(right: Int[Tensor, " batch *read"]) -> Metric:
     """1 where the largest logit is the right answer's, 0 elsewhere; a share with several positions read."""
 
     def measure(outputs: Float[Tensor, "batch read out"]) -> Float[Tensor, " batch"]:
@@ -54,7 +54,7 @@ def accuracy(right: Int[Tensor, "batch *read"]) -> Metric:
     return measure
 
 
-def all_right(right: Int[Tensor, "batch *read"]) -> Metric:
+def all_right(right: Int[Tensor, " batch *read"]) -> Metric:
     """1 where all answers read are right, 0 elsewhere."""
 
     def measure(outputs: Float[Tensor, "batch read out"]) -> Float[Tensor, " batch"]:
@@ -63,7 +63,7 @@ def all_right(right: Int[Tensor, "batch *read"]) -> Metric:
     return measure
 
 
-def minus_squared_error(target: Float[Tensor, "batch *read"]) -> Metric:
+def minus_squared_error(target: Float[Tensor, " batch *read"]) -> Metric:
     """Minus the squared error of the first output."""
 
     def measure(outputs: Float[Tensor, "batch read out"]) -> Float[Tensor, " batch"]:

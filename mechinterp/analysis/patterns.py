@@ -192,7 +192,7 @@ def check_mask(mask: Tensor | None, batch: int, length: int) -> None:
         raise ValueError(f"expected a real token in every example, got none in {empty[:5]}; leave those out")
 
 
-def over_examples(x: Float[Tensor, "batch *cell"], counts: Bool[Tensor, "batch *some"]) -> Tensor:
+def over_examples(x: Float[Tensor, " batch *cell"], counts: Bool[Tensor, " batch *some"]) -> Tensor:
     """The mean over the examples that count; NaN where none does."""
     return (x * counts).sum(0) / counts.sum(0)
 

@@ -40,7 +40,7 @@ def at_read(
     return x.gather(1, at.to(x.device)[..., None].expand(-1, -1, x.shape[-1]))
 
 
-def require_outputs(name: str, x: Int[Tensor, "batch *read"], batch: int, n_outputs: int) -> None:
+def require_outputs(name: str, x: Int[Tensor, " batch *read"], batch: int, n_outputs: int) -> None:
     """Refuse answers that the network cannot give, or of another number of examples.
 
     Raises:

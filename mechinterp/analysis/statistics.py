@@ -53,7 +53,7 @@ def null_interval(null: ArrayLike, level: float = 0.95) -> NDArray[np.float64]:
 
 
 def bootstrap_means(
-    values: Float[Tensor, "example *cell"], *, level: float = 0.95, draws: int = 1000, seed: int = 0
+    values: Float[Tensor, " example *cell"], *, level: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> tuple[Float[Tensor, "*cell"], Float[Tensor, "*cell"]]:
     """Percentile bootstrap intervals of the means over examples of many cells, drawn alike for all.
 
@@ -71,7 +71,9 @@ def bootstrap_means(
     return low.view(values.shape[1:]), high.view(values.shape[1:])
 
 
-def bootstrap_defined(values: Float[Tensor, "example *cell"], *, seed: int = 0) -> Float[Tensor, "end *cell"]:
+def bootstrap_defined(
+    values: Float[Tensor, " example *cell"], *, seed: int = 0
+) -> Float[Tensor, " end *cell"]:
     """``bootstrap_means`` of each cell over the examples that have it; NaN where fewer than two do."""
     flat = values.flatten(1)
     kinds, which = (~flat.isnan()).unique(dim=1, return_inverse=True)
@@ -91,7 +93,7 @@ def bootstrap_weights(n: int, draws: int, seed: int = 0) -> Float[Tensor, "draw 
 
 
 def sign_flip_p_values(
-    effects: Float[Tensor, "example *cell"], *, draws: int = 2000, seed: int = 0
+    effects: Float[Tensor, " example *cell"], *, draws: int = 2000, seed: int = 0
 ) -> Float[Tensor, "*cell"]:
     """Two-sided p-values that paired effects are symmetric about 0, cell by cell (Fisher's sign-flip test).
 

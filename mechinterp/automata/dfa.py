@@ -24,6 +24,19 @@ PAD = -1
 """Stands behind the end of a word in a batch of words."""
 
 
+def check_ids(ids: Int[Tensor, "word length"], n_symbols: int) -> None:
+    """Refuse numbers that are no symbol's.
+
+    Raises:
+        ValueError: there are such.
+    """
+    low, high = map(int, ids.aminmax()) if ids.numel() else (PAD, PAD)
+    if low < PAD or high >= n_symbols:
+        raise ValueError(
+            f"expected symbols in [0, {n_symbols}) or {PAD} behind the end, got {low} to {high}; see encode"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class DFA:
     """A complete deterministic automaton that starts in state 0.
@@ -48,6 +61,10 @@ class DFA:
             raise ValueError(
                 f"expected a table of {states} states (as accepting has) by {len(self.alphabet)} symbols, at "
                 f"least one of each, got {list(self.table.shape)}"
+            )
+        if self.accepting.dtype != torch.bool:
+            raise ValueError(
+                f"expected accepting states as booleans, got {self.accepting.dtype}; compare them"
             )
         if int(self.table.min()) < 0 or int(self.table.max()) >= states:
             raise ValueError(
@@ -124,12 +141,7 @@ class DFA:
         self, ids: Int[Tensor, "word length"], labels: NDArray[np.int64]
     ) -> Int[Tensor, "word prefix"]:
         """The label of the state after every prefix."""
-        low, high = map(int, ids.aminmax()) if ids.numel() else (PAD, PAD)
-        if low < PAD or high >= self.n_symbols:
-            raise ValueError(
-                f"expected symbols in [0, {self.n_symbols}) or {PAD} behind the end, got {low} to {high}; "
-                "see encode"
-            )
+        check_ids(ids, self.n_symbols)
         after = torch.cat((torch.arange(self.n_states)[:, None], self.table), 1).numpy()  # PAD, -1, stays
         if k := stride(self.n_states, self.n_symbols, ids):
             return labels_along(after, labels.astype(np.uint8), ids, k)

@@ -100,8 +100,20 @@ class HiddenMarkov:
         Args:
             table: the next state; it does not matter where nothing is emitted.
             start: the first state; ``None``: where the machine is found in the long run.
+
+        Raises:
+            ValueError: states that there are not.
         """
         n_states = len(emission)
+        if start is not None and not 0 <= start < n_states:
+            raise ValueError(f"expected a start in [0, {n_states}), got {start}")
+        there = emission > 0
+        if bool((there & ((table < 0) | (table >= n_states))).any()):
+            raise ValueError(
+                f"expected next states in [0, {n_states}) where a token can be emitted, got "
+                f"{table[there].unique().tolist()}"
+            )
+        table = torch.where(there, table, 0)
         moves = torch.nn.functional.one_hot(table, n_states).double() * emission.double()[..., None]
         first = (
             stationary(moves.sum(1))
@@ -144,7 +156,7 @@ class HiddenMarkov:
         """Tokens, and the state after each."""
         state = torch.multinomial(self.initial, n, replacement=True, generator=generator)
         joint = self.matrices.permute(1, 0, 2).flatten(1).cumsum(1)
-        joint[:, -1] = 1.0
+        joint = joint / joint[:, -1:]  # 1 from the last that can come on, so that none that cannot is drawn
         tokens, states = torch.empty(2, length, n, dtype=torch.long)
         draws = torch.rand(length, n, 1, generator=generator, dtype=torch.float64)
         for t in range(length):
@@ -177,7 +189,7 @@ class HiddenMarkov:
                 )
             belief = belief / total
             found.append(belief)
-        return torch.stack(found, 1)
+        return torch.stack(found, 1) if found else belief[:, None][:, :0]
 
     def optimum(self, length: int, most: int = 4096, draws: int = 4096, seed: int = 0) -> Optimum:
         """How well the next token can be predicted after 1 to ``length`` tokens.
@@ -230,12 +242,19 @@ class HiddenMarkov:
 
 
 def stationary(transition: Float[Tensor, "state next"]) -> Float[Tensor, " state"]:
-    """The distribution over states that moving on leaves as it is; of several, that nearest to even."""
+    """The distribution over states that moving on leaves as it is; of several, the one that states drawn
+    evenly come to."""
     n = len(transition)
     if n == 0:
         return torch.zeros(0, dtype=torch.float64)
     # Half a step at a time converges where machines go round in cycles, too.
-    power = torch.matrix_power((transition + torch.eye(n, dtype=torch.float64)) / 2, 2**20)
+    power = (transition + torch.eye(n, dtype=torch.float64)) / 2
+    for _ in range(100):  # 2^100 steps
+        after = power @ power
+        after = after / after.sum(1, keepdim=True)
+        if torch.allclose(after, power, rtol=0, atol=1e-14):
+            break
+        power = after
     found = power.mean(0)
     return found / found.sum()
 

@@ -51,7 +51,7 @@ def compile_regex(pattern: str, alphabet: str, budget: int = BUDGET) -> DFA:
     check_alphabet(alphabet)
     try:
         parsed = _parser.parse(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(
             f"expected a regular expression in Python's syntax, got {pattern!r}: {error}"
         ) from None
@@ -60,7 +60,7 @@ def compile_regex(pattern: str, alphabet: str, budget: int = BUDGET) -> DFA:
             f"expected symbols of ASCII beside (?i), got {alphabet!r}; write out the cases that you mean"
         )
     reader = _Reader(pattern, alphabet, parsed.state.flags, budget)
-    whole = reader.sequence(_without_ends(list(parsed), pattern))
+    whole = reader.sequence(_without_ends(list(parsed)))
     return _determinise(reader, whole, alphabet, pattern, budget).minimal()
 
 
@@ -142,11 +142,14 @@ class _Reader:
         """A new position, and what it reads."""
         fits = self.test(kind, value)
         reads = sum(1 << i for i, symbol in enumerate(self.alphabet) if fits(symbol))
-        if kind is op.LITERAL and not reads:
-            raise ValueError(
-                f"expected symbols of the alphabet {self.alphabet!r}, got {chr(value)!r} in "
-                f"{self.pattern!r}; add it"
-            )
+        named = [(kind, value)] if kind is op.LITERAL else value if kind is op.IN else []
+        if not named or named[0][0] is not op.NEGATE:  # x|y is a class, too
+            for item in named:
+                if item[0] is op.LITERAL and not any(self.among([item], symbol) for symbol in self.alphabet):
+                    raise ValueError(
+                        f"expected symbols of the alphabet {self.alphabet!r}, got {chr(item[1])!r} in "
+                        f"{self.pattern!r}; add it"
+                    )
         if len(self.reads) >= self.most:
             raise _too_many(self.pattern, self.most, "places that read a symbol")
         self.reads.append(reads)
@@ -192,15 +195,10 @@ class _Reader:
             self.link(again.last, again.first)
             return self.then(whole, _Part(True, again.first, again.last))
         tail = _Part(True, 0, 0)
-        for _ in range(most - least):  # x{0,2} is (x(x)?)?
+        for _ in range(most - least):  # x{0,2} as x?x?: where x is ambiguous, fewer states than (x(x)?)?
             one = self.sequence(items)
-            tail = self._optional_after(tail, one)
+            tail = self.then(tail, _Part(True, one.first, one.last))
         return self.then(whole, tail)
-
-    def _optional_after(self, tail: _Part, one: _Part) -> _Part:
-        """One more, which may only come after all of the tail, and need not."""
-        together = self.then(tail, one)
-        return _Part(True, together.first, tail.last | together.last)
 
     def either(self, parts: list[_Part]) -> _Part:
         """Any of some."""
@@ -223,7 +221,7 @@ class _Reader:
             self.follow[position] |= first
 
 
-def _without_ends(items: list[tuple[Any, Any]], pattern: str) -> list[tuple[Any, Any]]:
+def _without_ends(items: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     while items and items[0][0] is op.AT and items[0][1] in _STARTS:
         items = items[1:]
     while items and items[-1][0] is op.AT and items[-1][1] in _ENDS:

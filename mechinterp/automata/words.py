@@ -42,8 +42,10 @@ class WordSampler:
         """Words of a length, each as likely as any other.
 
         Raises:
-            ValueError: there is no such word.
+            ValueError: there is no such word, or it is longer than the longest.
         """
+        if not 0 <= length < len(self.counts):
+            raise ValueError(f"expected a length of 0 to {len(self.counts) - 1}, got {length}; raise longest")
         if self.counts[length][0] == 0:
             wanted = [CLASSES[kind] for kind in self.ends]
             raise ValueError(

@@ -42,10 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0, 2 for a mistake of the user's, 130 after Ctrl-C.
+        The exit status: 0, 2 for a mistake of the user's, 130 after Ctrl-C, 141 where nobody reads on.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or {"-h", "--help"} & set(words[:2]):
+    named = words[:1] if words[:1] == ["compare-weights"] else words[:2]  # it has options of its own alone
+    if not words or {"-h", "--help"} & set(named):
         print(HELP, end="")
         return 0
     try:

@@ -21,6 +21,9 @@ from mechinterp.cli.names import (
     watch,
 )
 
+IDLE = {"final_rms", "uses_rms_norm", "layer_norm_folding", "experts_per_token", "default_prepend_bos"}
+"""Fields of TransformerLens's config that follow from others, or that our networks have no use for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOutput:
@@ -61,6 +64,10 @@ def train(words: list[str]) -> int:
         for group in start
     }
     task = task_type(**asked["task"])
+    if idle := sorted(asked["model"].keys() & IDLE):
+        raise ValueError(
+            f"expected options that say something here, got {idle}, which do not; leave them out"
+        )
     plain = build(task, **asked.get("factory", {})).cfg
     if unknown := sorted(asked["model"].keys() - {f.name for f in fields(plain)}):
         raise ValueError(f"expected options of a {type(plain).__name__}, got {unknown}; leave them out")
@@ -125,8 +132,10 @@ def _train_options(start: Mapping[str, Any], recipes: tuple[str, ...], recipe: s
     groups = [
         (group, type(value), field(default_factory=lambda v=value: v)) for group, value in start.items()
     ]
+    recipe_help = "The recipe that the options of recipe change"
+    recipe_help += "; classic is meant for --init-mode nanda." if "classic" in recipes else "."
     own = [
-        ("recipe_name", option(Literal[recipes], "The recipe that the options of recipe change."), recipe),
+        ("recipe_name", option(Literal[recipes], recipe_help), recipe),
         ("out", option(Path | None, "Run folder; by default one below runs/ named after the options."), None),
     ]
     doc = "Train one network. Options may be given without their prefix: --p 97 --lr 0.01; --seed is for all."

@@ -18,7 +18,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mechinterp.models.encoder_decoder import HookedEncoderDecoder
 from mechinterp.models.factories import digit_addition as build
@@ -90,10 +89,6 @@ def _look(attn: Any, task: DigitAddition) -> None:
             there = 0 <= column < n
             at = plus if not there else n - 1 - column + number * (n + 1)
             attn.W_Q[head, POSITIONS + i, at] = SHARP
-        attn.W_K[head, POSITIONS : POSITIONS + task.n_source] = _eye(attn.W_K, task.n_source)
+        attn.W_K[head, POSITIONS : POSITIONS + task.n_source] = torch.eye(task.n_source)
         attn.W_V[head, READ, 0] = 1.0
         attn.W_O[head, 0, to] = 1.0
-
-
-def _eye(like: Tensor, n: int) -> Tensor:
-    return torch.eye(n, dtype=like.dtype)

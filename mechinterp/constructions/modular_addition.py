@@ -3,12 +3,16 @@
 Each number is a point on one circle for each frequency. Attention averages the two numbers'
 points; neurons look at the average from R directions; the readout turns what they see by twice
 the angle. This is the "pizza" of Zhong et al. (2023): with x = a + b and R odd, the sum over
-directions of ReLU(r cos(u - phi)) exp(2 i phi) is proportional to r exp(2 i u), where u is half the
-angle of the sum and r = |cos(w (a - b) / 2)|. Several frequencies leave no pair with every r small.
+directions of ReLU(r cos(u - phi)) exp(2 i phi) is nearly proportional to r exp(2 i u), where u is half
+the angle of the sum and r = |cos(w (a - b) / 2)|: the harmonics 2 R - 2, 2 R + 2, 4 R - 2 and so on of the
+ReLU turn it by a little, which R directions enough make less than half the angle from one number to the
+next. Several frequencies leave no pair with every r small.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -25,16 +29,28 @@ def default_frequencies(p: int, n: int = 5) -> tuple[int, ...]:
     return tuple(spread.unique().tolist())
 
 
+def turned(directions: int, p: int) -> float:
+    """By how much neurons that look from so many directions turn an angle at most, in radians."""
+    phi = 2 * torch.pi * torch.arange(directions, dtype=torch.float64) / directions
+    half = torch.pi * torch.arange(2 * p, dtype=torch.float64) / p
+    seen = ((half[:, None] - phi).cos().relu() * torch.exp(2j * phi)).sum(1)
+    return float((seen * torch.exp(-2j * half)).angle().abs().max())
+
+
 def modular_addition(
-    task: ModularAddition, frequencies: Sequence[int] | None = None, directions: int = 5, scale: float = 100.0
+    task: ModularAddition,
+    frequencies: Sequence[int] | None = None,
+    directions: int | None = None,
+    scale: float = 100.0,
 ) -> HookedTransformer:
     """A network that answers every pair rightly, with the frequencies it is told to use.
 
     Args:
         task: addition with an odd p.
-        frequencies: in 1 .. (p - 1) / 2, each coprime with p enough that together they tell all
-            residues apart (any one does for a prime p). ``None``: ``default_frequencies(p)``.
-        directions: R, odd and at least 5; neurons a frequency.
+        frequencies: in 1 .. (p - 1) / 2, without a divisor that all of them and p have in common, so that
+            together they tell all residues apart. ``None``: ``default_frequencies(p)``.
+        directions: R, odd and at least 5; neurons a frequency. ``None``: the fewest that tell sums apart, 5
+            up to p = 113.
         scale: multiplies the logits, hence the margins.
 
     Returns:
@@ -43,7 +59,8 @@ def modular_addition(
         direction j of frequency f.
 
     Raises:
-        ValueError: an even p, another operation, a frequency out of range, or R even or < 5.
+        ValueError: an even p, another operation, frequencies out of range or that do not tell residues
+            apart, or R even, below 5 or too small for p.
     """
     p = task.p
     chosen = default_frequencies(p) if frequencies is None else tuple(frequencies)
@@ -56,9 +73,18 @@ def modular_addition(
         raise ValueError(
             f"expected distinct frequencies in 1..{(p - 1) // 2}, got {chosen}; choose from those"
         )
-    if directions < 5 or directions % 2 == 0:
-        raise ValueError(f"expected an odd number of at least 5 directions, got {directions}; 5 will do")
-    n, R = len(chosen), directions
+    if (common := math.gcd(p, *chosen)) > 1:
+        raise ValueError(
+            f"expected frequencies that tell all residues apart, got {chosen}, which with p={p} are "
+            f"multiples of {common}; add one that is not"
+        )
+    enough = next(R for R in itertools.count(5, 2) if turned(R, p) < torch.pi / p)
+    n, R = len(chosen), enough if directions is None else directions
+    if R < 5 or R % 2 == 0 or turned(R, p) >= torch.pi / p:
+        raise ValueError(
+            f"expected an odd number of at least 5 directions, enough to tell sums mod {p} apart, got {R}; "
+            f"{enough} will do"
+        )
     model = HookedTransformer(
         TransformerConfig(
             d_model=4 * n, n_heads=1, d_head=2 * n, n_layers=1, d_mlp=n * R, act_fn="relu", n_ctx=3,

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mechinterp.automata import CLASSES, DFA
+from mechinterp.automata.dfa import check_ids
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.tasks.regex_language import RegexLanguage
@@ -43,7 +44,12 @@ class ValueMatrices:
         return cls(dfa.matrices)
 
     def __call__(self, ids: Int[Tensor, "word length"]) -> Float[Tensor, "word prefix state"]:
-        """``s_t = s_{t-1} V[x_t]`` from state 0: the state after every prefix; ``PAD`` changes nothing."""
+        """``s_t = s_{t-1} V[x_t]`` from state 0: the state after every prefix; ``PAD`` changes nothing.
+
+        Raises:
+            ValueError: a number that is no symbol's.
+        """
+        check_ids(ids, len(self.matrices))
         state = torch.zeros(len(ids), self.matrices.shape[1])
         state[:, 0] = 1.0
         trace, stays = [state], torch.eye(self.matrices.shape[1])[None]  # PAD, -1, is the last matrix
@@ -117,13 +123,14 @@ def near_construction(
         The model.
 
     Raises:
-        ValueError: fewer heads than symbols, or heads narrower than there are states.
+        ValueError: fewer heads than symbols, or heads or a stream narrower than there are states.
     """
     n, attn = dfa.n_states, model.blocks[0].attn
-    if model.cfg.n_heads < dfa.n_symbols or model.cfg.d_head < n:
+    if model.cfg.n_heads < dfa.n_symbols or min(model.cfg.d_head, model.cfg.d_model) < n:
         raise ValueError(
             f"expected a head for each of {dfa.n_symbols} symbols, each at least as wide as {n} states, got "
-            f"{model.cfg.n_heads} heads of d_head={model.cfg.d_head}; raise n_heads or d_model"
+            f"{model.cfg.n_heads} heads of d_head={model.cfg.d_head} and d_model={model.cfg.d_model}; raise "
+            "n_heads or d_model"
         )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

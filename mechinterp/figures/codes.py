@@ -74,7 +74,7 @@ def training_dashboard(result: Result) -> go.Figure:
 
 
 def code_state_map(result: Result) -> go.Figure:
-    """Measures by site beside states at random and the untrained network; below, the best site's codes by
+    """Measures by site beside other sequences' states and the untrained network; below, the best site's codes by
     state, sorted so that a code stands under the state it is most often in."""
     sites, best = [str(site) for site in result.values.site.values], str(result.provenance["best"])
     table = result.extra["table"].sel(site=best).values.astype(float)
@@ -103,7 +103,7 @@ def code_state_map(result: Result) -> go.Figure:
             )  # fmt: skip
     figure.update_yaxes(range=[-0.05, 1.04], row=1)
     figure.update_yaxes(title="agreement", row=1, col=1)
-    figure.update_xaxes(tickangle=-45, row=1)
+    figure.update_xaxes(title={"text": "site", "standoff": 0}, tickangle=-45, row=1)
     figure.add_heatmap(
         z=shares, x=[f"{code}" for code in order], y=[f"{state}" for state in range(len(shares))], zmin=0,
         zmax=1, colorscale=SEQUENTIAL, colorbar={"title": {"text": "share"}, "thickness": 14, "len": 0.5, "y":
@@ -135,6 +135,7 @@ def steering_maps(result: Result) -> go.Figure:
             row=1, col=1,
         )  # fmt: skip
     figure.update_yaxes(title="share", range=[0, 1.04], row=1, col=1)
+    figure.update_xaxes(title={"text": "site", "standoff": 0}, row=1, col=1)
     for column, array in enumerate((result.values, result.control), 1):
         figure.add_heatmap(
             z=array.sel(site=best).values, zmin=0, zmax=1, colorscale=SEQUENTIAL, showscale=column == 1,

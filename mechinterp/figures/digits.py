@@ -25,7 +25,7 @@ def match_dots(result: Result) -> go.Figure:
         marker={"size": 9, "color": GREY, "symbol": "x"},
     )  # fmt: skip
     figure.update_xaxes(title="share of held-out problems written right", range=[-0.05, 1.08])
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(title="network", autorange="reversed")
     styled(figure, "Exact match, written greedily", height=200 + 38 * len(names))
     return figure.update_layout(margin={"l": 200}, legend={"y": -0.32})
 
@@ -171,7 +171,7 @@ def forcing_dots(result: Result) -> go.Figure:
             marker={"color": colour, "symbol": symbol, "size": size},
         )  # fmt: skip
     figure.update_xaxes(title="share of problems")
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(title="network", autorange="reversed")
     height = 220 + 30 * len(names)
     styled(figure, "Written and forced, intact and without single heads", height=height)
     return figure.update_layout(margin={"l": 150}, legend={"y": -0.25})
@@ -220,9 +220,11 @@ def example_grid(result: Result) -> go.Figure:
             z=z, x=x, y=y, zmin=0, zmax=1, colorscale=SEQUENTIAL, showscale=i == 0, row=i // across + 1,
             col=i % across + 1, colorbar={"title": {"text": "attention"}, "thickness": 14},
         )  # fmt: skip
-    figure.update_yaxes(autorange="reversed", type="category", tickfont={"size": 10})
-    figure.update_xaxes(type="category", tickfont={"size": 10}, tickangle=-60)
     rows = -(-len(names) // across)
+    figure.update_yaxes(autorange="reversed", type="category", tickfont={"size": 10})
+    figure.update_yaxes(title="query", col=1)
+    figure.update_xaxes(type="category", tickfont={"size": 10}, tickangle=-60)
+    figure.update_xaxes(title="key", row=rows)
     title = f"Heads that bring the carry, in {source}{target} (in brackets the share; • takes a carry)"
     return styled(figure, title, height=130 + 300 * rows, legend=False).update_layout(margin={"t": 90})
 
@@ -248,7 +250,7 @@ def _heads_map(
         )
     )  # fmt: skip
     figure.update_xaxes(title=across, type="category")
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(title="head", autorange="reversed")
     styled(figure, title, height=190 + 21 * len(names), legend=False)
     return figure.update_layout(margin={"l": 150})
 

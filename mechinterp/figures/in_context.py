@@ -137,7 +137,7 @@ def attention_rows(result: Result) -> go.Figure:
     figure.update_xaxes(
         title="examples of one prompt, in order of their product with the query", type="category"
     )
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(title="head", autorange="reversed")
     more = "" if len(chosen) == len(heads) else f" ({len(chosen)} of {len(heads)} heads)"
     title = f"Where the query of {result.provenance.get('network', 'the network')} looks{more}"
     height = 220 + 26 * len(rows)
@@ -195,7 +195,7 @@ def variant_lines(result: Result) -> go.Figure:
 
 def layer_bars(result: Result) -> go.Figure:
     """Rate and curvature of each layer, and how much of the layer they are."""
-    layers = [f"layer {i + 1}" for i in result.values.layer.values]
+    layers = [str(i + 1) for i in result.values.layer.values]
     figure = make_subplots(
         rows=1,
         cols=3,
@@ -223,6 +223,7 @@ def layer_bars(result: Result) -> go.Figure:
                     col=column,
                 )
     figure.update_layout(barmode="group")
+    figure.update_xaxes(title="layer", row=1)
     figure.update_yaxes(title="rate of the step", row=1, col=1)
     figure.update_yaxes(title="curvature", row=1, col=2)
     figure.update_yaxes(title="squared cosine", range=[0, 1.15], row=1, col=3)
@@ -274,7 +275,7 @@ def shift_map(result: Result) -> go.Figure:
             },
         )
     )
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(title="predictor", autorange="reversed")
     figure.update_xaxes(title="prompts", tickangle=-30)
     height = 260 + 32 * len(values)
     styled(
@@ -301,7 +302,7 @@ def ratio_dots(result: Result) -> go.Figure:
         )
     figure.add_vline(x=1, line={"color": "#555", "dash": "dot"})
     figure.update_xaxes(title=result.values.attrs.get("units", "ratio"))
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(title=setting, autorange="reversed")
     titles = {"optimum_by_setting": "Trained loss of one linear layer over its least loss"}
     title = titles.get(result.name, "Error of the deep network over Bayes' optimum")
     height = 210 + 34 * len(names)

@@ -98,8 +98,8 @@ def node_maps(result: Result) -> go.Figure:
             row=1,
             col=columns,
         )
-        figure.update_xaxes(title="exact", row=1, col=columns)
-        figure.update_yaxes(title="first order", title_standoff=4, row=1, col=columns)
+        figure.update_xaxes(title=f"exact, {units}", row=1, col=columns)
+        figure.update_yaxes(title=f"first order, {units}", title_standoff=4, row=1, col=columns)
     _diverging(figure, [array for _, array in maps], units)
     figure.update_annotations(font={"size": 11})
     nodes = result.values.sizes["node"]

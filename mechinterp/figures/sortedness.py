@@ -119,13 +119,20 @@ def accuracy_maps(result: Result) -> go.Figure:
     kinds = [str(x).replace("falls in part ", "fall ").replace(" of ", "/") for x in result.values[of].values]
     for i, length in enumerate(lengths):
         figure.add_heatmap(
-            z=result.values.sel(length=length).values, x=kinds, y=names, zmin=0, zmax=1, zmid=0.5,
-            colorscale="PuOr", showscale=i == 0, row=i // 3 + 1, col=i % 3 + 1,
-            colorbar={"title": {"text": "accuracy"}, "thickness": 14},
-            hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
+            z=result.values.sel(length=length).values - 0.5, x=kinds, y=names, zmin=-0.5, zmax=0.5, zmid=0,
+            colorscale=DIVERGING, showscale=i == 0, row=i // 3 + 1, col=i % 3 + 1,
+            colorbar={
+                "title": {"text": "accuracy"}, "thickness": 14, "tickvals": [-0.5, -0.25, 0, 0.25, 0.5],
+                "ticktext": ["0", ".25", ".5, chance", ".75", "1"],
+            },
+            hovertemplate="%{y}, %{x}: half %{z:+.3f}<extra></extra>",
         )  # fmt: skip
     figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_yaxes(title="network", col=1)
     figure.update_xaxes(tickangle=-40)
+    figure.update_xaxes(
+        title={"kind": "kind of sequence", "gap": "by how much it falls", "ties": "ties"}[of], row=rows
+    )
     figure.update_annotations(font={"size": 12})
     said = {
         "kind": "by where the sequence falls",

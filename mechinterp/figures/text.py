@@ -29,7 +29,7 @@ def need_dots(result: Result) -> go.Figure:
             marker={"color": colour, "symbol": symbol, "size": 14 if "line" in symbol else 9},
         )  # fmt: skip
     figure.update_xaxes(title=f"{result.values.attrs['units']} on held-out problems", range=[-0.1, 1.1])
-    figure.update_yaxes(automargin=True, range=[-0.6, len(names) - 0.3])
+    figure.update_yaxes(title="network", automargin=True, range=[-0.6, len(names) - 0.3])
     low = "; less than -.08 is drawn there" * any(bool((array < -0.08).any()) for _, array, *_ in marks)
     figure = styled(figure, f"What each network scores{low}", height=200 + 45 * len(names))
     return figure.update_layout(legend={"y": -90 / (90 + 45 * len(names))})

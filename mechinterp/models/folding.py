@@ -10,6 +10,7 @@ write to the stream need not be centred for that.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 

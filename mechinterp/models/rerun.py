@@ -153,7 +153,7 @@ class Rerun(Entrances, Paths):
             layer, at, delta + self._at(self.base(layer, "hook_resid_mid"), at), pins
         )
 
-    def _stream_after(self, layer: int, at: Tensor) -> Float[Tensor, "batch #patch at d_model"]:
+    def _stream_after(self, layer: int, at: Tensor) -> Float[Tensor, " batch #patch at d_model"]:
         last = layer == self.cfg.n_layers - 1
         name, of = ("hook_resid_post", layer) if last else ("hook_resid_pre", layer + 1)
         return self._at(self.base(of, name), at)

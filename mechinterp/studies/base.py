@@ -140,7 +140,8 @@ def claim_over_seeds(
         learned: whether it did; by default all did, as for the claim that is the gate.
         within: what the value cannot leave, and so the interval neither.
     """
-    numbers = [number for number in map(measure, filter(learned, found)) if number is not None]
+    by_seed = [measure(one) if learned(one) else None for one in found]
+    numbers = [number for number in by_seed if number is not None]
 
     def middle(key: str) -> float | None:
         known = [each[key] for each in numbers if each.get(key) is not None]
@@ -148,8 +149,6 @@ def claim_over_seeds(
 
     values = [float(each["value"]) for each in numbers]
     interval = seeds_interval(values) if len(values) > 1 else None
-    if len(numbers) < len(found):
-        statement += f" ({len(numbers)} of {len(found)} networks could be asked)"
     return Claim(
         id=id,
         statement=statement,
@@ -162,6 +161,8 @@ def claim_over_seeds(
         interval_over=f"the mean over {len(values)} of {len(found)} seeds",
         verdict=verdict(all(each["holds"] for each in numbers), bool(numbers)),
         source=source,
+        values_by_seed=tuple(each and float(each["value"]) for each in by_seed) if len(found) > 1 else (),
+        holds_by_seed=tuple(each and bool(each["holds"]) for each in by_seed) if len(found) > 1 else (),
     )
 
 

@@ -15,13 +15,12 @@ import xarray as xr
 from torch import Tensor, nn
 
 from mechinterp.analysis.gates import Gate
-from mechinterp.files import write_json
 from mechinterp.hooks import run_with_cache
 from mechinterp.result import Result
 from mechinterp.studies.base import Watch, silent, train
 from mechinterp.tasks.base import Batch, Task
-from mechinterp.training.checkpoint import save_weights
 from mechinterp.training.fit import Callback, Fit
+from mechinterp.training.loading import save_network
 from mechinterp.training.recipe import Recipe
 from mechinterp.training.step import Penalty
 
@@ -98,9 +97,7 @@ def train_kind(
         penalty=kind.penalty,
     )  # fmt: skip
     if folder is not None:
-        record = {"name": name, "task": posed, "model": model.cfg, "recipe": recipe}
-        save_weights(folder / "weights.safetensors", model)
-        write_json(folder / "network.json", {k: v if k == "name" else v.to_json() for k, v in record.items()})
+        save_network(folder, model, posed, recipe, name)
     gate = kind.gate(model.eval(), asked)
     return Trained(name=name, task=asked, model=model, untrained=before.eval(), job=job, gate=gate)
 

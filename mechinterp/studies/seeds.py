@@ -134,8 +134,8 @@ def every_seed(
 
 
 def learned(one: SeedFindings, of: Sequence[str]) -> bool:
-    """Whether all of some networks of a seed's findings learned."""
-    return all(one.networks[name].gate.learned for name in of)
+    """Whether some networks of a seed's findings are there, and all of them learned."""
+    return all(name in one.networks and one.networks[name].gate.learned for name in of)
 
 
 def told(found: Sequence[Any], tell: Callable[[Any], str], of: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mechinterp.files import plain
 from mechinterp.runs import Run
 
 One = Callable[[Any, Path], None]
@@ -73,7 +74,7 @@ def _check_same(run: Run, given: Any) -> None:
     """Refuse a folder that holds a run of other settings, where these are a record."""
     if not run.finished or not is_dataclass(given):
         return
-    config, wanted = run.config, asdict(given)
+    config, wanted = run.config, plain(asdict(given))
     other = {name: config[name] for name, value in wanted.items() if config.get(name, value) != value}
     if other:
         raise ValueError(

@@ -1,14 +1,25 @@
-"""A trained network, read back from the folder in which it was left."""
+"""A trained network, left in a folder and read back from there."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mechinterp.files import read_json
+from mechinterp.files import read_json, write_json
 from mechinterp.models.config import EncoderDecoderConfig, TransformerConfig
 from mechinterp.models.encoder_decoder import HookedEncoderDecoder
 from mechinterp.models.transformer import HookedTransformer
-from mechinterp.training.checkpoint import load_weights
+from mechinterp.tasks.base import Task
+from mechinterp.training.checkpoint import load_weights, save_weights
+from mechinterp.training.recipe import Recipe
+
+
+def save_network(
+    folder: Path, model: HookedTransformer | HookedEncoderDecoder, task: Task, recipe: Recipe, name: str = ""
+) -> None:
+    """Write weights, and a ``network.json`` that says which model it is and how it was trained."""
+    save_weights(folder / "weights.safetensors", model)
+    parts = {"task": task.to_json(), "model": model.cfg.to_json(), "recipe": recipe.to_json()}
+    write_json(folder / "network.json", {"name": name or task.name, **parts})
 
 
 def load_network(folder: str | Path) -> HookedTransformer | HookedEncoderDecoder:

@@ -77,6 +77,28 @@ def test_a_long_run_is_stationary_also_where_states_go_round():
     torch.testing.assert_close(found, torch.tensor([0.5, 0.5]).double())
 
 
+def test_a_slow_machine_comes_to_its_long_run_too():
+    rows = torch.tensor([[1 - 1e-7, 1e-7], [3e-7, 1 - 3e-7]], dtype=torch.float64)
+    torch.testing.assert_close(stationary(rows), torch.tensor([0.75, 0.25]).double())
+
+
+def test_what_cannot_come_is_never_drawn():
+    rows = torch.tensor([[0.33333, 0.66666, 0.0], [0.5, 0.0, 0.5], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    machine = HiddenMarkov(rows[None], torch.tensor([1.0, 0.0, 0.0]).double())
+    _, states = machine.sample(200_000, 1, torch.Generator().manual_seed(0))
+    assert 2 not in states
+
+
+def test_next_states_are_looked_at_only_where_something_is_emitted():
+    emission, table = torch.eye(2).double(), torch.tensor([[1, -1], [-1, 0]])
+    machine = HiddenMarkov.leaving(emission, table, start=0)
+    assert machine.sample(3, 4, torch.Generator().manual_seed(0))[0].tolist() == [[0, 1, 0, 1]] * 3
+    assert machine.beliefs(torch.empty(3, 0, dtype=torch.long)).shape == (3, 0, 2)
+    for wrong in ({"table": table - 1}, {"start": 2}):
+        with pytest.raises(ValueError, match=r"in \[0, 2\)"):
+            HiddenMarkov.leaving(**{"emission": emission, "table": table, "start": 0} | wrong)
+
+
 @pytest.mark.parametrize(
     ("matrices", "initial", "message"),
     [

@@ -95,6 +95,10 @@ def test_real_patterns_compile_quickly(pattern, yes, no):
         ("(?i:a)", "got flags for a part"),
         ("(a", "got '\\(a': missing"),
         ("d", "alphabet 'abc', got 'd'"),
+        ("(a|d)*b", "alphabet 'abc', got 'd'"),
+        ("[ad]", "alphabet 'abc', got 'd'"),
+        ("a{99999999999}", "Python's syntax"),
+        ("(" * 1000 + "a" + ")" * 1000, "Python's syntax"),
         ("(a|b)*a(a|b){20}", "at most 4096 states"),
         ("(((a{30}){30}){30}){30}", "at most 8192 places"),
     ],
@@ -110,3 +114,8 @@ def test_what_is_not_regular_or_too_large_is_refused_by_name(pattern, said):
 def test_an_alphabet_has_symbols_and_each_once(alphabet):
     with pytest.raises(ValueError, match="expected an alphabet"):
         compile_regex("a", alphabet)
+
+
+def test_classes_may_range_and_exclude_beyond_the_alphabet():
+    assert compile_regex("[a-z]", LETTERS) == compile_regex("[abc]", LETTERS)
+    assert compile_regex("[^d]", LETTERS) == compile_regex(".", LETTERS)

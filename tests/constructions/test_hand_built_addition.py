@@ -43,6 +43,16 @@ def test_one_frequency_is_enough_for_a_prime():
     assert torch.equal(found.logits.argmax(-1).flatten(), task.everything.targets[:, 0])
 
 
+@pytest.mark.parametrize("p", [127, 251])
+def test_a_larger_p_has_more_directions_and_is_right_with_one_frequency(p):
+    task = ModularAddition(p=p)
+    model = constructions.modular_addition(task, [1])
+    assert model.cfg.d_mlp > 5
+    with torch.no_grad():
+        answers = model(task.everything.inputs, read=(-1,))[:, 0].argmax(-1)
+    assert torch.equal(answers, task.everything.targets[:, 0])
+
+
 @pytest.mark.parametrize(("p", "planted"), PLANTED.items())
 def test_every_spectrum_has_the_planted_frequencies_and_no_other(p, planted):
     _, _, found = hand_built(p, planted)
@@ -105,6 +115,8 @@ def test_it_is_a_pizza():
         (12, {}, "odd p"),
         (13, {"frequencies": [7]}, "distinct frequencies"),
         (13, {"directions": 4}, "directions"),
+        (127, {"directions": 5}, "7 will do"),
+        (15, {"frequencies": [3, 6]}, "multiples of 3"),
     ],
 )
 def test_what_cannot_be_built_is_refused(p, more, message):

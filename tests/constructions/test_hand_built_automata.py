@@ -53,6 +53,12 @@ def test_value_matrices_stay_behind_the_end():
     assert torch.equal(states, dfa.trace(words))
 
 
+@pytest.mark.parametrize("id", [2, -2])
+def test_value_matrices_refuse_what_is_no_symbol(id):
+    with pytest.raises(ValueError, match=r"symbols in \[0, 2\)"):
+        constructions.ValueMatrices.of(language("a+"))(torch.tensor([[0, id]]))
+
+
 @pytest.mark.parametrize("pattern", ["a+", "a*b*", "ab", "(a|b)+", "S3"])
 def test_the_task_is_solved_in_and_beyond_its_length(pattern):
     task = RegexLanguage(pattern=pattern, n_samples=600, max_len=12)

@@ -367,6 +367,13 @@ def test_an_index_that_cannot_be_is_an_error(index, words, model):
         run(model, tokens(), edits=[zero(Site.at("blocks.0.attn.hook_z", **index))])
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (13,), (3, 1)])
+@pytest.mark.parametrize("make", [steer, project_out])
+def test_a_direction_of_another_length_is_an_error(make, shape, model):
+    with pytest.raises(ValueError, match=r"a direction of 12 entries, as the last axis of .+ has, got"):
+        run(model, tokens(), edits=[make(SITES["everything"], torch.ones(shape))])
+
+
 def test_a_mean_over_chosen_rows_is_an_error(model, other):
     with pytest.raises(ValueError, match="without a batch index"):
         run(model, tokens(), edits=[mean(Site.at("hook_embed", batch=0), other)])

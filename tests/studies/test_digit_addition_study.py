@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from figure_axes import unnamed
 
 from mechinterp import cli, constructions
 from mechinterp.analysis.gates import Gate
@@ -63,7 +64,7 @@ def test_the_command_gives_every_claim_and_goes_on_from_what_it_has(quick, tmp_p
     assert {claim["verdict"] for claim in told["claims"]} <= {"fails", "untested"}
     run = Run.open(out)
     assert set(run.results) == RESULTS
-    assert all(result.figure().layout.title.text for result in run.results.values())
+    assert unnamed(run.results.values()) == set()
 
 
 def planted(name, model):
@@ -109,13 +110,15 @@ def test_nothing_is_told_of_networks_that_did_not_learn():
     learned, not_learned = (anatomy(learned=one) for one in (True, False))
     quoting = ("few_critical_heads", "single_head_redundancy_misleads", "carry_has_its_own_heads")
     both, alone, none = (
-        {claim.id: claim.statement for claim in judge(found)}
+        {claim.id: claim for claim in judge(found)}
         for found in ([not_learned, learned], [learned], [not_learned])
     )
     for name in quoting:
-        assert both[name] == f"{alone[name]} (1 of 2 networks could be asked)"
+        assert both[name].statement == alone[name].statement
+        assert both[name].seeds.endswith("of 1 seeds, 1 not asked")
+        assert (both[name].values_by_seed[0], alone[name].values_by_seed) == (None, ())
     for name in (*quoting, "long_cascades_are_hard", "generalises_to_more_digits", "order_of_digits_matters"):
-        assert "none" in none[name]
+        assert "none" in none[name].statement
 
 
 @pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")

@@ -2,13 +2,19 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
+import xarray as xr
 
+from mechinterp.analysis.gates import Gate
+from mechinterp.result import Result
 from mechinterp.runs import Run
 from mechinterp.studies import modular_addition as room
 from mechinterp.studies.modular_addition import ModularAdditionStudy, anatomy, study
+from mechinterp.studies.modular_addition.grid import phase_claim
 from mechinterp.tasks import ModularAddition
+from mechinterp.training import load_network
 from mechinterp.training.recipes import FAST, MODULAR_ADDITION
 
 IDS = {
@@ -75,6 +81,9 @@ def test_the_folder_holds_the_whole_study(learned):
     assert run.claims == list(report.claims)
     assert run.results == {result.name: result for result in report.results}
     assert run.metrics["test_accuracy"] == report.metrics["test_accuracy"] >= 0.99
+    assert all(result.learned for result in report.results)
+    model, task = load_network(folder), MoreData(p=13).task
+    assert Gate.of(model, task).score == run.metrics["test_accuracy"]
     page = (folder / "report.html").read_text()
     assert all(f"<code>{id}</code>" in page for id in IDS)
 
@@ -92,6 +101,7 @@ def test_nothing_is_claimed_of_a_network_that_did_not_learn(tmp_path, p):
     report = study(ModularAdditionStudy(p=p, fast=True), tmp_path)
     verdicts = {claim.id: claim.verdict for claim in report.claims}
     assert verdicts == dict.fromkeys(IDS, "untested") | {"learned": "fails"}
+    assert all("UNTESTED" in str(result) for result in report.results)
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -111,6 +121,27 @@ def test_a_network_that_uses_many_frequencies_is_still_drawn(tmp_path, monkeypat
     monkeypatch.setattr(anatomy, "key_frequencies", lambda shares: torch.arange(1, len(shares) - 1))
     study(ModularAdditionStudy(p=61, fast=True), tmp_path)
     assert Run.open(tmp_path).finished
+
+
+@pytest.mark.parametrize(
+    ("without", "steps", "verdict"),
+    [
+        (np.nan, [[500, 400, 300], [400, 300, 300], [400, 300, 200], [300, 200, 100]], "holds"),
+        (400, [[500, 400, 300], [400, 300, 300], [400, 300, 200], [300, 200, 100]], "fails"),
+        (np.nan, [[400, np.nan, 300], [400, 300, 300], [400, 300, 200], [300, 200, 100]], "fails"),
+        (np.nan, [[np.nan] * 3, [np.nan, np.nan, 300], [np.nan] * 3, [np.nan] * 3], "holds"),
+        (np.nan, [[300, 250, np.nan], [400, 300, 300], [400, 300, 200], [300, 200, 100]], "fails"),
+    ],
+)
+def test_in_the_grid_what_never_groks_is_the_latest(without, steps, verdict):
+    coords = {
+        "measure": ["steps"],
+        "weight_decay": [0.0, 0.5, 1.0, 1.5, 2.0],
+        "train_fraction": [0.2, 0.3, 0.4],
+    }
+    values = xr.DataArray([[[without] * 3, *steps]], dims=list(coords), coords=coords)
+    result = Result(name="decay_and_fraction_phase", values=values.astype(float), trivial=0.1)
+    assert phase_claim(result).verdict == verdict
 
 
 @pytest.mark.usefixtures("few_steps")

@@ -308,6 +308,11 @@ def test_wrong_comparisons_are_refused(capsys, trained, words, message):
     assert message in refused(capsys, "compare-weights", str(trained.run.path), *words)
 
 
+def test_its_options_are_listed_without_a_run(capsys):
+    assert main(["compare-weights", "--help"]) == 0
+    assert "--visualize-heads" in capsys.readouterr().out
+
+
 def test_too_narrow_a_stream_is_refused_when_compared(capsys, tmp_path):
     train(replace(TINY, pattern="ab", d_model=2, n_heads=1), tmp_path / "narrow")
     assert "d_model >= 4 states" in refused(capsys, "compare-weights", str(tmp_path / "narrow"))

@@ -1,5 +1,7 @@
 """Claims of position encodings follow from what is planted in a seed's findings."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -112,6 +114,17 @@ def test_the_best_is_chosen_at_half_of_the_longest_length_and_without_other_trai
         assert (found.verdict, found.control) == (verdict, 0.95)
 
 
+def test_an_encoding_that_did_not_learn_in_some_seed_is_no_rival_and_is_named():
+    bad = replace(ONE, gate=replace(ONE.gate, score=0.5))
+    learned, not_learned = seed(lengths=[(SINES, 256, 0.9)]), seed()
+    networks = {name: ONE if name in (FREE, SINES) else bad for name in KINDS}
+    found = claims.best_encoding_at_256([learned, replace(not_learned, networks=networks)])
+    assert named("rotary", "causal") in found.statement.split("did not learn: ")[1]
+    assert found.statement.split("did not learn: ")[1].count(SINES) == 0
+    alone = claims.best_encoding_at_256([replace(not_learned, networks=dict.fromkeys(KINDS, bad))])
+    assert (alone.verdict, alone.value) == ("untested", None)
+
+
 @pytest.mark.parametrize(
     ("moved", "mixed", "verdict"), [(1.0, 0.5, "holds"), (0.6, 0.5, "fails"), (1.0, 1.0, "fails")]
 )
@@ -137,6 +150,11 @@ def test_density_explains_what_is_lost_on_short_dense_sequences_too():
     )
     assert asked(why.density_explains_decay, seed(lengths=far)) == ("fails", 0.0)
     assert asked(why.density_explains_decay, seed()) == ("untested", None)  # nothing is lost
+    plain = [*dense, (FREE, 16, 0.8)]  # two thirds of that at ordinary density, too
+    assert asked(why.density_explains_decay, seed(lengths=far, dense=plain))[0] == "holds"
+    assert asked(why.density_explains_decay, seed(lengths=far, dense=[(FREE, 256, 0.79), (FREE, 16, 0.8)]))[
+        0
+    ] == ("fails")
 
 
 def test_training_on_dense_sequences_helps_by_what_it_gains_at_the_end():

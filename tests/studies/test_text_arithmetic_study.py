@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from figure_axes import unnamed
 
 from mechinterp import cli
 from mechinterp.runs import Run
@@ -59,9 +60,10 @@ def test_the_command_gives_every_claim_and_goes_on_from_what_it_has(quick, tmp_p
     verdicts = {claim["id"]: claim["verdict"] for claim in told["claims"]}
     assert verdicts["sum_learned"] == verdicts["residue_learned"] == "fails"
     assert verdicts["residue_is_circular"] == verdicts["sum_direction_causes"] == "untested"
+    assert verdicts["published_modk_unlearned"] == "untested"  # its control has not learned either
     run = Run.open(out)
     assert set(run.results) == RESULTS
-    assert all(result.figure().layout.title.text for result in run.results.values())
+    assert unnamed(run.results.values()) == set()
 
 
 @pytest.mark.parametrize(("options", "message"), [(["--k", "19"], "k >= 20"), (["--seeds", "0"], "1 seed")])
@@ -106,9 +108,17 @@ def test_a_grid_goes_on_with_what_is_left(tmp_path, monkeypatch):
     assert np.array_equal(again.values, whole.values)
 
 
+def test_a_folder_with_runs_of_another_recipe_is_refused(tmp_path, monkeypatch):
+    one = replace(SMALL, n_layers=(1,), d_model=(8,))
+    grid(one, tmp_path)
+    monkeypatch.setitem(room.TEXT_ARITHMETIC, "fast", replace(room.TEXT_ARITHMETIC["fast"], lr=0.5))
+    with pytest.raises(ValueError, match=r"these settings, got one of \{'recipe'"):
+        grid(one, tmp_path)
+
+
 def test_a_folder_with_runs_of_other_settings_is_refused(tmp_path):
     grid(replace(SMALL, n_layers=(1,), d_model=(8,)), tmp_path)
-    with pytest.raises(ValueError, match=r"these settings, got one of {'steps': 3}"):
+    with pytest.raises(ValueError, match=r"these settings, got one of {'steps': 3"):
         grid(replace(SMALL, n_layers=(1,), d_model=(8,), steps=4), tmp_path)
 
 

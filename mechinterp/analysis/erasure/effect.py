@@ -39,7 +39,7 @@ def erasure_effect(
     model: HookedRootModule,
     inputs: Tensor,
     site: Site,
-    z: Shaped[Tensor, "n *more"],
+    z: Shaped[Tensor, " n *more"],
     metric: Metric,
     *,
     shrinkage: Shrinkage = 0.0,
@@ -115,7 +115,7 @@ def erasure_effect(
 
 def _erasers(
     x: Float[Tensor, "row d"],
-    z: Shaped[Tensor, "row *k"],
+    z: Shaped[Tensor, " row *k"],
     site: Site,
     shrinkage: Shrinkage,
     draws: int,

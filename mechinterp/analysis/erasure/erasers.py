@@ -69,7 +69,7 @@ class _Spread(NamedTuple):
     scale: Float[Tensor, " r"]  # (shrunk) standard deviation along each axis
 
 
-def leace(x: Float[Tensor, "n d"], z: Shaped[Tensor, "m *k"], *, shrinkage: Shrinkage = 0.0) -> Eraser:
+def leace(x: Float[Tensor, "n d"], z: Shaped[Tensor, " m *k"], *, shrinkage: Shrinkage = 0.0) -> Eraser:
     """Least-squares concept erasure: no linear reader of what is left beats a constant, on these data.
 
     With W the whitening ``(Sxx^(1/2))^+`` and P the orthogonal projection on the columns of ``W Sxz``,
@@ -105,7 +105,7 @@ def leace(x: Float[Tensor, "n d"], z: Shaped[Tensor, "m *k"], *, shrinkage: Shri
     return _without(spread, _concept_axes(spread, z), "leace" if s == 0 else f"leace, shrinkage {s:.3g}")
 
 
-def mean_projection(x: Float[Tensor, "n d"], z: Shaped[Tensor, "m *k"]) -> Eraser:
+def mean_projection(x: Float[Tensor, "n d"], z: Shaped[Tensor, " m *k"]) -> Eraser:
     """Project out the span of the differences of class means; of numbers, the directions of covariance.
 
     The orthogonal projection that leaves no covariance of x and z. It changes x more than ``leace``
@@ -122,7 +122,7 @@ def mean_projection(x: Float[Tensor, "n d"], z: Shaped[Tensor, "m *k"]) -> Erase
     return _without(spread, _concept_axes(spread, z), "mean projection")
 
 
-def probe_projection(x: Float[Tensor, "n d"], z: Shaped[Tensor, "m *k"]) -> Eraser:
+def probe_projection(x: Float[Tensor, "n d"], z: Shaped[Tensor, " m *k"]) -> Eraser:
     """Project out the weights of a linear reader (least squares): what removing "the probe's direction" is.
 
     No erasure: where features are correlated, what is left tells the same, and a fresh reader finds it.
@@ -168,7 +168,7 @@ def dimensions(x: Float[Tensor, "n d"]) -> int:
     return len(_spread(x, 0.0).scale)
 
 
-def columns(z: Shaped[Tensor, "n *k"]) -> Float[Tensor, "n k"]:
+def columns(z: Shaped[Tensor, " n *k"]) -> Float[Tensor, "n k"]:
     """A concept as columns of float64: one for each class of integers or booleans, numbers as they are."""
     if z.is_floating_point():
         return z.double().cpu().reshape(len(z), -1)
@@ -193,7 +193,7 @@ def _spread(x: Float[Tensor, "n d"], shrinkage: float) -> _Spread:
     return _Spread(mean, left[:, there] * sizes[there], axes[there], shrunk[there].sqrt())
 
 
-def _concept_axes(spread: _Spread, z: Shaped[Tensor, "n *k"]) -> Float[Tensor, "r rank"]:
+def _concept_axes(spread: _Spread, z: Shaped[Tensor, " n *k"]) -> Float[Tensor, "r rank"]:
     """An orthonormal basis of the columns of W Sxz, in the coordinates of the activations' axes."""
     numbers = columns(z)
     centred, sizes, _ = torch.linalg.svd(numbers - numbers.mean(0), full_matrices=False)
@@ -220,7 +220,7 @@ def _coefficient(x: Float[Tensor, "n d"], shrinkage: Shrinkage) -> float:
     return float(shrinkage)
 
 
-def _check(x: Float[Tensor, "n d"], z: Shaped[Tensor, "m *k"]) -> None:
+def _check(x: Float[Tensor, "n d"], z: Shaped[Tensor, " m *k"]) -> None:
     if len(x) != len(z) or len(x) < 2:
         raise ValueError(
             f"expected as many rows of x as of z, at least 2, got {len(x)} and {len(z)}; give one z "
@@ -231,7 +231,7 @@ def _check(x: Float[Tensor, "n d"], z: Shaped[Tensor, "m *k"]) -> None:
         raise ValueError("expected finite activations, got infinite ones or NaN; look where they come from")
 
 
-def check_concept(z: Shaped[Tensor, "n *k"]) -> None:
+def check_concept(z: Shaped[Tensor, " n *k"]) -> None:
     """Refuse a concept that no eraser can be fitted to.
 
     Raises:

@@ -14,7 +14,10 @@ _PENALTIES = np.logspace(-6, 2, 9)  # ridge, in units of a whitened feature's va
 
 
 def decodability(
-    x: Float[Tensor, "n d"], z: Shaped[Tensor, "m *k"], groups: Int[Tensor, " g"] | None = None, seed: int = 0
+    x: Float[Tensor, "n d"],
+    z: Shaped[Tensor, " m *k"],
+    groups: Int[Tensor, " g"] | None = None,
+    seed: int = 0,
 ) -> float:
     """How well a linear reader, fitted on half of the examples, reads z from x in the other half.
 

@@ -13,6 +13,7 @@ import xarray as xr
 from mechinterp.analysis.statistics import bootstrap_means
 from mechinterp.result import Result
 from mechinterp.studies.linear_regression.networks import LONGER, answers
+from mechinterp.studies.networks import Trained
 from mechinterp.tasks.linear_regression import LinearRegression
 from mechinterp.tasks.regression_methods import descent
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mechinterp.result import Claim, Result
 from mechinterp.studies.linear_regression.anatomy import Anatomy, explained, read_off
-from mechinterp.studies.linear_regression.claims.base import learned, mean_over, without_nan
+from mechinterp.studies.linear_regression.claims.base import mean_over, without_nan
 from mechinterp.studies.linear_regression.networks import (
     DEEP,
     LINEAR,
@@ -19,6 +19,7 @@ from mechinterp.studies.linear_regression.networks import (
     SOFTMAX,
 )
 from mechinterp.studies.linear_regression.shifts import BEST_STEP, OWN_STEP
+from mechinterp.studies.seeds import learned
 
 PLAN = (
     (
@@ -165,7 +166,7 @@ def _numbers(found: Sequence[Anatomy], results: Mapping[str, Result]) -> dict[st
         found_by = "collapse_without_parts"
         return mean(lambda one: float(getattr(one.results[found_by], part).sel(network=network)[-1]), DEEP)
 
-    smooth = [one for one in found if learned(one, SOFTMAX)]
+    smooth = [one for one in found if learned(one, (SOFTMAX,))]
     fits = [one.results["kernel_smoother"].extra["parameters"] for one in smooth]
     u, w = (mean_of([abs(float(fit.sel(parameter=name))) for fit in fits]) for name in ("u", "w"))
     weights, wider = results["effective_step"].values, results["higher_d"].values.sel(predictor=LINEAR)

@@ -21,6 +21,7 @@ from mechinterp.studies.modular_addition.anatomy import Activations, Anatomy
 from mechinterp.studies.modular_addition.claims import as_clean_as_classic, claims
 from mechinterp.studies.modular_addition.grid import phase_claim, phase_grid
 from mechinterp.tasks.modular_addition import ModularAddition
+from mechinterp.training.loading import save_network
 from mechinterp.training.recipes import MODULAR_ADDITION
 
 __all__ = ["Activations", "Anatomy", "ModularAdditionStudy", "silent", "study"]
@@ -65,6 +66,7 @@ def study(config: ModularAdditionStudy, out: str | Path, watch: Watch = silent) 
     run = Run.create(out, {"kind": "study", "study": "modular-addition", **asdict(config)})
     task, recipe = config.task, MODULAR_ADDITION[config.recipe]
     job = train(config.network(task), task, recipe, run.path, watch)
+    save_network(run.path, job.model, task, recipe)
     no_decay = replace(recipe, weight_decay=0.0, steps=job.step, stop_at_score=None, checkpoints=0)
     control = train(config.network(task), task, no_decay, run.path / "no_decay", watch, "control: no decay")
     found = Anatomy.of(config.network(task), job, control)
@@ -110,13 +112,13 @@ def summary(found: Anatomy, table: list[Claim]) -> str:
 _PLAN = (
     (
         "Training",
-        "The train split is fitted before the test split is. The shaded interval is the gap between the "
+        "When the train split is fitted, and when the test split. The shaded interval is the gap between the "
         "first measurements at 99 %.",
         ("training_curves",),
     ),
     (
         "Frequencies",
-        "In the Fourier basis over the numbers a few frequencies stand out: in the embedding, in what "
+        "Which frequencies stand out in the Fourier basis over the numbers: in the embedding, in what "
         "neurons write to the answers, and in the logits. The grey line is the network before training.",
         ("embedding_spectrum", "readout_spectrum", "logit_frequencies"),
     ),
@@ -129,14 +131,15 @@ _PLAN = (
     ),
     (
         "Neurons",
-        "Each neuron follows one frequency. Ablating the neurons of one frequency removes it from the logits "
-        "and leaves the others; patching them from another pair carries it over. Random neurons do neither.",
+        "Whether each neuron follows one frequency; whether ablating the neurons of one frequency removes it "
+        "from the logits and leaves the others, and patching them from another pair carries it over; and the "
+        "same of random neurons.",
         ("neuron_frequencies", "neuron_clusters"),
     ),
     (
         "Enough, and needed",
         "Restricted loss keeps only the key frequencies of a + b, excluded loss takes them away. Along "
-        "training they show the circuit form while the test loss still stands still.",
+        "training they say when the circuit forms, beside when the test loss falls.",
         ("sufficiency", "progress"),
     ),
     (

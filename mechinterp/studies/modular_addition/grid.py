@@ -69,19 +69,20 @@ def phase_claim(grid: Result) -> Claim:
     steps = grid.values.sel(measure="steps")
     decayed = steps.sel(weight_decay=[decay for decay in DECAYS if decay > 0])
     rate, rate_without = float(decayed.notnull().mean()), float(steps.sel(weight_decay=0.0).notnull().mean())
-    times = [row[np.isfinite(row)] for row in decayed.values]
-    sooner = [bool((np.diff(row) <= 0).all()) for row in times if len(row) > 1]
+    times = decayed.fillna(np.inf).transpose("weight_decay", "train_fraction").values  # never is latest
+    sooner = bool((times[:, 1:] <= times[:, :-1]).all())
     n = int(decayed.size)
+    interval = proportion_interval(round(rate * n), n)
     return Claim(
         id="decay_and_fraction_phase",
-        statement="With weight decay more networks grok within the budget than without, and the sooner the "
-        "more pairs train",
+        statement="With weight decay more networks grok within the budget than without, beyond chance, and "
+        "the sooner the more pairs train (of one seed)",
         value=rate,
         trivial=0.0,
         control=rate_without,
         control_kind="without weight decay",
-        interval=proportion_interval(round(rate * n), n),
+        interval=interval,
         interval_over="cells of the grid",
-        verdict="holds" if rate > rate_without and sooner and all(sooner) else "fails",
+        verdict="holds" if interval[0] > rate_without and sooner else "fails",
         source="Nanda et al. (2023), appendix",
     )

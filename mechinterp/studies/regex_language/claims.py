@@ -134,22 +134,22 @@ def states_cause_the_answer(found: Sequence[Anatomy]) -> Claim:
 
 def shortcut_or_simulation(found: Sequence[Anatomy]) -> Claim:
     """Swapped states: the answers after it."""
+    layers = found[0].trained.options.n_layers
 
     def measure(one: Anatomy) -> dict[str, Any] | None:
         result = one.results.get("state_swap")
-        if result is None or "after" not in result.extra:
-            return None
+        if layers == 1 or result is None or "after" not in result.extra:
+            return None  # after the only layer nothing can carry a state on
         value, control, p = (float(x) for x in result.extra["after"])
         return {"value": value, "holds": value >= 0.5 and p < 0.05, "trivial": 0.0, "control": control}
 
-    layers = found[0].trained.options.n_layers
     kind = "is" if is_aperiodic(found[0].trained.task.dfa) else "is not"
-    last = ", which of one layer nothing can be" if layers == 1 else ""
+    only = "; after the only layer nothing can, so that it is not asked" if layers == 1 else ""
     return _claim(
         "shortcut_or_simulation",
-        f"A state put in after layer 1 of {layers} is carried on, as by a simulation{last}: most later "
-        "answers follow it. Where they do not, each is worked out from the word again, a shortcut (the "
-        f"language {kind} star-free)",
+        f"A state put in after layer 1 of {layers} is carried on, as by a simulation: most later answers "
+        f"follow it, and do not come from the word again, as by a shortcut (the language {kind} star-free"
+        f"{only})",
         found,
         measure,
         control_kind=_swap_control(found),
@@ -175,7 +175,7 @@ _BASES = {
 def weights_match(found: Sequence[Anatomy], name: str) -> Claim:
     """Raw, as published, or in a basis that means something."""
     id, what, source = _BASES[name]
-    results = [one.results[name] for one in found if name in one.results]
+    results = [one.results[name] for one in found if name in one.results and one.gate.learned]
     return _claim(
         id,
         f"{what} are like the transition matrices of symbols: cosine at least 0.5, more than untrained, "

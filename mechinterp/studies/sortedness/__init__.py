@@ -67,8 +67,8 @@ PLAN = (
     ),
 )  # fmt: skip
 
-FEW = 12
-"""Integers with ``fast``, if not told otherwise: they are learned sooner."""
+MANY, FEW = 100, 12
+"""Integers, and those with ``fast``, if not told otherwise: few are learned sooner."""
 CUT = " With --fast there are {} integers, and networks had a thirty-sixth of their steps."
 
 
@@ -76,8 +76,8 @@ CUT = " With --fast there are {} integers, and networks had a thirty-sixth of th
 class SortednessStudy:
     """Train networks of six encodings in both directions, ask them at longer lengths, and judge."""
 
-    vocabulary: int = 100
-    """Integers from 0 up; with ``fast`` 12, if not told otherwise."""
+    vocabulary: int | None = None
+    """Integers from 0 up: 100 if not told otherwise, with ``fast`` 12."""
 
     train_lengths: tuple[int, int] = (8, 16)
     """The shortest and the longest sequences of training."""
@@ -85,17 +85,27 @@ class SortednessStudy:
     test_lengths: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
     """Lengths at which is asked."""
 
-    seeds: int = 3
-    """How many seeds, counted from ``seed``; with ``fast`` one."""
+    seeds: int | None = None
+    """How many seeds, counted from ``seed``: 3 if not told otherwise, with ``fast`` one."""
 
     seed: int = 0
     """Seed of sequences and initial weights."""
 
     fast: bool = False
-    """One seed, few integers, and a thirty-sixth of the steps."""
+    """A thirty-sixth of the steps, and if not told otherwise one seed and few integers."""
 
     workers: int = 0
     """Networks that are trained side by side, each by a process of its own; 0: as many as there are cores."""
+
+    @property
+    def settled(self) -> SortednessStudy:
+        """With what was not told."""
+        vocabulary, seeds = (FEW, 1) if self.fast else (MANY, 3)
+        return replace(
+            self,
+            vocabulary=vocabulary if self.vocabulary is None else self.vocabulary,
+            seeds=seeds if self.seeds is None else self.seeds,
+        )
 
     @property
     def task(self) -> Sortedness:
@@ -105,18 +115,15 @@ class SortednessStudy:
             ValueError: sequences that cannot be.
         """
         own = Sortedness(
-            vocabulary=self.vocabulary, train_lengths=self.train_lengths, test_lengths=self.test_lengths,
-            seed=self.seed,
+            vocabulary=self.settled.vocabulary, train_lengths=self.train_lengths,
+            test_lengths=self.test_lengths, seed=self.seed,
         )  # fmt: skip
-        if not self.fast:
-            return own
-        default = self.vocabulary == type(self).vocabulary
-        return replace(own, n_test=600, vocabulary=FEW if default else self.vocabulary)
+        return replace(own, n_test=600) if self.fast else own
 
 
 def study(config: SortednessStudy, out: str | Path, watch: Watch = silent) -> StudyReport:
     """Train, take apart, and judge, as ``studies.base.Study`` says."""
-    clock, seeds = Stopwatch(), list(seeds_of(config))
+    clock, config = Stopwatch(), config.settled
     if config.workers < 0:
         raise ValueError(f"expected workers >= 0, got {config.workers}; 0 takes all cores")
     if max(config.task.test_lengths) <= config.train_lengths[1]:
@@ -124,7 +131,7 @@ def study(config: SortednessStudy, out: str | Path, watch: Watch = silent) -> St
             f"expected test_lengths beyond the {config.train_lengths[1]} of training, got "
             f"{config.test_lengths}; add longer ones"
         )
-    tasks = [replace(config.task, seed=seed) for seed in (seeds[:1] if config.fast else seeds)]
+    tasks = [replace(config.task, seed=seed) for seed in seeds_of(config)]
     settings = {name: value for name, value in asdict(config).items() if name != "workers"}
     run = Run.create(out, {"kind": "study", "study": "sortedness", **settings})
     take_apart = partial(Anatomy.of, n=200) if config.fast else Anatomy.of

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from mechinterp.analysis.statistics import bootstrap_means, proportion_interval
+from mechinterp.analysis.statistics import bootstrap_interval, bootstrap_means, proportion_interval
 from mechinterp.models.sharpened import sharpened
 from mechinterp.result import Result
 from mechinterp.studies.networks import Trained
@@ -149,7 +149,11 @@ def _split_up(
         return xr.DataArray(np.array(values), dims=list(coords), coords=coords, attrs={"units": "accuracy"})
 
     def end(hits: np.ndarray, which: int) -> float:
-        return proportion_interval(int(hits.sum()), len(hits))[which] if len(hits) else math.nan
+        if not len(hits):
+            return math.nan
+        if dim == "ties":  # the two of a pair are in one group, and their answers hang together
+            return bootstrap_interval(hits.reshape(-1, 2).mean(1))[which]
+        return proportion_interval(int(hits.sum()), len(hits))[which]
 
     def mean(hits: np.ndarray) -> float:
         return float(hits.mean()) if len(hits) else math.nan

@@ -143,7 +143,9 @@ def leace_removes_more_than_one_direction(found: Sequence[Anatomy]) -> Claim:
 def published_modk_unlearned(found: Sequence[Anatomy]) -> Claim:
     """The published recipe gives a constant, and the gate says so."""
 
-    def measure(one: Anatomy) -> dict[str, Any]:
+    def measure(one: Anatomy) -> dict[str, Any] | None:
+        if not one.networks[NUMBER].gate.learned:
+            return None  # nothing tells the published recipe from too few steps
         value, result = one.agreement[PUBLISHED], one.results["probe_of_published"]
         return {
             "value": value, "theory": 0.0, "trivial": 0.0, "control": one.agreement[NUMBER],

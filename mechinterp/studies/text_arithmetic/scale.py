@@ -24,6 +24,7 @@ from mechinterp.studies.base import Watch, silent, train
 from mechinterp.studies.networks import stream_hooks, streams
 from mechinterp.studies.sweeps import Told, sweep
 from mechinterp.tasks.text_arithmetic import TextSum
+from mechinterp.training.recipe import Recipe
 from mechinterp.training.recipes import TEXT_ARITHMETIC
 
 MEASURES = ("rmse", "r2", "probe", "probe first", "erased", "untrained rmse")
@@ -64,6 +65,12 @@ class TextGrid:
     n_test: int = 4000
     """Held-out problems."""
 
+    def recipe(self, d_model: int, seed: int) -> Recipe:
+        """The fast one, at a lower rate beyond a width of 128."""
+        fast = TEXT_ARITHMETIC["fast"]
+        rate = fast.lr * min(1.0, (128 / d_model) ** 0.5)
+        return replace(fast, steps=self.steps, seed=seed, checkpoints=0, lr=rate)
+
     def settings(self) -> dict[str, TextCell]:
         """The runs by name.
 
@@ -81,7 +88,7 @@ class TextGrid:
         cells = [
             TextCell(
                 n_layers=layers, d_model=width, n_heads=self.n_heads, seed=seed, steps=self.steps,
-                max_operand=self.max_operand, n_test=self.n_test,
+                max_operand=self.max_operand, n_test=self.n_test, recipe=self.recipe(width, seed),
             )
             for layers, width, seed in itertools.product(
                 self.n_layers, self.d_model, range(self.seed, self.seed + self.seeds)
@@ -109,6 +116,7 @@ class TextCell:
     steps: int
     max_operand: int
     n_test: int
+    recipe: Recipe
 
     @property
     def name(self) -> str:
@@ -131,10 +139,7 @@ class TextCell:
 def do(cell: TextCell, folder: Path, watch: Watch = silent) -> None:
     """Train one network and analyse it; what the folder holds already is read instead."""
     run, task, model = Run.create(folder, {"kind": "cell", **asdict(cell)}), cell.task, cell.network()
-    recipe = TEXT_ARITHMETIC["fast"]
-    rate = recipe.lr * min(1.0, (128 / cell.d_model) ** 0.5)
-    recipe = replace(recipe, steps=cell.steps, seed=cell.seed, checkpoints=0, lr=rate)
-    job = train(model, task, recipe, folder, watch, cell.name)
+    job = train(model, task, cell.recipe, folder, watch, cell.name)
     found = measures(model.eval(), cell.network().eval(), task)
     run.finish({**found, "steps": job.step, "seconds": round(job.history.seconds, 1)})
 

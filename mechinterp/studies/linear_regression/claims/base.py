@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mechinterp.result import Claim
-from mechinterp.studies.base import Measure, claim_over_seeds
+from mechinterp.studies.base import Measure
 from mechinterp.studies.linear_regression.anatomy import Anatomy
+from mechinterp.studies.seeds import claim_of_networks, learned
 
 OSWALD = "von Oswald et al. (2023), section 3"
 ZHANG = "Zhang, Frei & Bartlett (2024), theorem 4.1"
@@ -28,21 +29,13 @@ def claim_of(
     of: str | Sequence[str],
     control_kind: str,
     source: str,
-    gated: bool = True,
     within: tuple[float, float] = (0.0, float("inf")),
 ) -> Claim:
-    """Of one kind of network or several, in the seeds in which all of them learned."""
-    names = [of] if isinstance(of, str) else of
-    return claim_over_seeds(
-        id,
-        without_nan(statement),
-        found,
-        measure,
-        learned=lambda one: learned(one, *names) if gated else all(name in one.networks for name in names),
-        within=within,
-        control_kind=control_kind,
-        source=source,
-    )
+    """``claim_of_networks`` of one kind of network or several; ratios of losses are positive."""
+    return claim_of_networks(
+        id, without_nan(statement), found, measure, of=[of] if isinstance(of, str) else of, within=within,
+        control_kind=control_kind, source=source,
+    )  # fmt: skip
 
 
 def without_nan(text: str) -> str:
@@ -52,10 +45,5 @@ def without_nan(text: str) -> str:
 
 def mean_over(found: Sequence[Anatomy], number: Callable[[Anatomy], float], *of: str) -> float:
     """The mean of a number over the seeds in which some networks learned; NaN if there is none."""
-    known = [number(one) for one in found if learned(one, *of)]
+    known = [number(one) for one in found if learned(one, of)]
     return float(np.mean(known)) if known else float("nan")
-
-
-def learned(one: Anatomy, *of: str) -> bool:
-    """Whether some networks are there and learned the task."""
-    return all(name in one.networks and one.networks[name].gate.learned for name in of)

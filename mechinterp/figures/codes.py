@@ -74,8 +74,8 @@ def training_dashboard(result: Result) -> go.Figure:
 
 
 def code_state_map(result: Result) -> go.Figure:
-    """Measures by site beside other sequences' states and the untrained network; below, the best site's codes by
-    state, sorted so that a code stands under the state it is most often in."""
+    """Measures by site beside other sequences' states and the untrained network; below, the best site's codes
+    by state, sorted so that a code stands under the state it is most often in."""
     sites, best = [str(site) for site in result.values.site.values], str(result.provenance["best"])
     table = result.extra["table"].sel(site=best).values.astype(float)
     used = np.flatnonzero(table.sum(0))

@@ -126,19 +126,15 @@ def test_a_network_that_uses_many_frequencies_is_still_drawn(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("without", "steps", "verdict"),
     [
-        (np.nan, [[500, 400, 300], [400, 300, 300], [400, 300, 200], [300, 200, 100]], "holds"),
-        (400, [[500, 400, 300], [400, 300, 300], [400, 300, 200], [300, 200, 100]], "fails"),
-        (np.nan, [[400, np.nan, 300], [400, 300, 300], [400, 300, 200], [300, 200, 100]], "fails"),
-        (np.nan, [[np.nan] * 3, [np.nan, np.nan, 300], [np.nan] * 3, [np.nan] * 3], "holds"),
-        (np.nan, [[300, 250, np.nan], [400, 300, 300], [400, 300, 200], [300, 200, 100]], "fails"),
+        (np.nan, [[500, 400, 300], [400, 300, 300], [400, 300, 200]], "holds"),
+        (400, [[500, 400, 300], [400, 300, 300], [400, 300, 200]], "fails"),
+        (np.nan, [[np.nan] * 3, [np.nan, np.nan, 300], [np.nan] * 3], "fails"),  # one of nine is no more
+        (np.nan, [[400, np.nan, 300], [400, 300, 300], [400, 300, 200]], "fails"),
+        (np.nan, [[300, 250, np.nan], [400, 300, 300], [400, 300, 200]], "fails"),
     ],
 )
 def test_in_the_grid_what_never_groks_is_the_latest(without, steps, verdict):
-    coords = {
-        "measure": ["steps"],
-        "weight_decay": [0.0, 0.5, 1.0, 1.5, 2.0],
-        "train_fraction": [0.2, 0.3, 0.4],
-    }
+    coords = {"measure": ["steps"], "weight_decay": [0.0, 0.5, 1.0, 1.5], "train_fraction": [0.2, 0.3, 0.4]}
     values = xr.DataArray([[[without] * 3, *steps]], dims=list(coords), coords=coords)
     result = Result(name="decay_and_fraction_phase", values=values.astype(float), trivial=0.1)
     assert phase_claim(result).verdict == verdict

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from scipy import stats
 
 from mechinterp.analysis.fourier import key_frequencies, trigonometric_share
 from mechinterp.analysis.statistics import proportion_interval
@@ -67,22 +68,21 @@ def phase_grid(
 def phase_claim(grid: Result) -> Claim:
     """Judge the grid: with weight decay more networks grok, and sooner with more data."""
     steps = grid.values.sel(measure="steps")
-    decayed = steps.sel(weight_decay=[decay for decay in DECAYS if decay > 0])
-    rate, rate_without = float(decayed.notnull().mean()), float(steps.sel(weight_decay=0.0).notnull().mean())
+    decayed, without = steps.sel(weight_decay=steps.weight_decay > 0), steps.sel(weight_decay=0.0)
+    counts = [[int(cells.notnull().sum()), int(cells.isnull().sum())] for cells in (decayed, without)]
+    p = float(stats.fisher_exact(counts, alternative="greater").pvalue)
     times = decayed.fillna(np.inf).transpose("weight_decay", "train_fraction").values  # never is latest
     sooner = bool((times[:, 1:] <= times[:, :-1]).all())
-    n = int(decayed.size)
-    interval = proportion_interval(round(rate * n), n)
     return Claim(
         id="decay_and_fraction_phase",
-        statement="With weight decay more networks grok within the budget than without, beyond chance, and "
-        "the sooner the more pairs train (of one seed)",
-        value=rate,
+        statement="With weight decay more networks grok within the budget than without, beyond chance "
+        f"(Fisher's exact test, p = {p:.2g}), and the sooner the more pairs train, of one seed",
+        value=float(decayed.notnull().mean()),
         trivial=0.0,
-        control=rate_without,
+        control=float(without.notnull().mean()),
         control_kind="without weight decay",
-        interval=interval,
+        interval=proportion_interval(counts[0][0], int(decayed.size)),
         interval_over="cells of the grid",
-        verdict="holds" if interval[0] > rate_without and sooner else "fails",
+        verdict="holds" if p < 0.05 and sooner else "fails",
         source="Nanda et al. (2023), appendix",
     )

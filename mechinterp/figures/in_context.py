@@ -216,14 +216,14 @@ def layer_bars(result: Result) -> go.Figure:
                     name=label,
                     legendgroup=label,
                     showlegend=column == 1,
-                    text=[f"{v:.2f}" for v in y] if label == "trained" else None,
+                    text=[f"{v:.2f}".replace("-0.00", "0.00") for v in y] if label == "trained" else None,
                     textposition="outside",
                     cliponaxis=False,
                     row=1,
                     col=column,
                 )
     figure.update_layout(barmode="group")
-    figure.update_xaxes(title="layer", row=1)
+    figure.update_xaxes(title="layer", type="category", row=1)
     figure.update_yaxes(title="rate of the step", row=1, col=1)
     figure.update_yaxes(title="curvature", row=1, col=2)
     figure.update_yaxes(title="squared cosine", range=[0, 1.15], row=1, col=3)

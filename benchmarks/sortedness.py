@@ -45,8 +45,7 @@ def main(rounds: int = 5, steps: int = 300) -> None:
     show(
         "sortedness",
         {
-            "side_by_side_over_one_by_one": together["side by side"]["median"]
-            / together["one by one"]["median"],
+            "side_by_side_ratio": together["one by one"]["median"] / together["side by side"]["median"],
             "step_over_products": step["step"]["median"] / step["products"]["median"],
             "step_ms": 1000 * step["step"]["median"],
             "networks": len(kinds),

@@ -51,6 +51,8 @@ def compile_regex(pattern: str, alphabet: str, budget: int = BUDGET) -> DFA:
     check_alphabet(alphabet)
     try:
         parsed = _parser.parse(pattern)
+        reader = _Reader(pattern, alphabet, parsed.state.flags, budget)
+        whole = reader.sequence(_without_ends(list(parsed)))
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(
             f"expected a regular expression in Python's syntax, got {pattern!r}: {error}"
@@ -59,8 +61,6 @@ def compile_regex(pattern: str, alphabet: str, budget: int = BUDGET) -> DFA:
         raise ValueError(
             f"expected symbols of ASCII beside (?i), got {alphabet!r}; write out the cases that you mean"
         )
-    reader = _Reader(pattern, alphabet, parsed.state.flags, budget)
-    whole = reader.sequence(_without_ends(list(parsed)))
     return _determinise(reader, whole, alphabet, pattern, budget).minimal()
 
 

@@ -39,19 +39,22 @@ def text_arithmetic(task: TextArithmetic, **changes: Any) -> HookedTransformer:
         changes: fields of ``TransformerConfig`` that leave the computation as it is, such as ``dtype``.
 
     Raises:
-        ValueError: another task.
+        ValueError: another task, or numbers too large to be exact.
     """
     if not task.zero_padded:
         raise ValueError(
             "expected a task with zero_padded=True, got texts of many lengths; this network takes place "
             "values from positions"
         )
-    if task.max_operand >= 10**5:
-        raise ValueError(
-            f"expected numbers below 100,000, got max_operand={task.max_operand}; larger sums are not exact "
-            "in 32 bits"
-        )
     modular = isinstance(task, TextModular)
+    precise = changes.get("dtype", torch.float32) == torch.float64
+    most = 2000 if modular and not precise else 10**5
+    if task.max_operand >= most:
+        raise ValueError(
+            f"expected numbers below {most:,}, got max_operand={task.max_operand}; "
+            + ("in 32 bits residues of larger ones are not exact: give dtype=torch.float64" if most == 2000
+               else "larger sums are not exact in 32 bits")
+        )  # fmt: skip
     if modular and task.readout == "value":
         raise ValueError("expected residues as classes or circles, got values; choose another readout")
     points = task.circles.double() if modular else torch.zeros(1, 0).double()

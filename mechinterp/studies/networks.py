@@ -78,6 +78,16 @@ class Trained:
 def train_kind(
     name: str, kind: Kind, task: Task, folder: Path | None, watch: Watch = silent, share: float = 1.0
 ) -> Trained:
+    """``fit_kind``, and ask whether the network learned, in the form in which it is asked."""
+    job, asked = fit_kind(name, kind, task, folder, watch, share), kind.asked(task)
+    model, before = job.model.eval(), kind.network(kind.posed(task)).eval()
+    gate = kind.gate(model, asked)
+    return Trained(name=name, task=asked, model=model, untrained=before, job=job, gate=gate)
+
+
+def fit_kind(
+    name: str, kind: Kind, task: Task, folder: Path | None, watch: Watch = silent, share: float = 1.0
+) -> Fit:
     """Train one kind of network on a task; what a folder holds already, if there is one, is read instead.
 
     The folder's ``network.json`` says what it is; ``training.load_network`` reads it back.
@@ -89,8 +99,8 @@ def train_kind(
         KeyboardInterrupt: interrupted; the state is saved.
         Diverged: the loss is no longer finite.
     """
-    posed, asked = kind.posed(task), kind.asked(task)
-    model, before = (kind.network(posed) for _ in range(2))
+    posed = kind.posed(task)
+    model = kind.network(posed)
     recipe = replace(kind.recipe, seed=task.seed, steps=max(1, round(share * kind.recipe.steps)))
     job = train(
         model, posed, recipe, folder, watch, f"{name}, seed {task.seed}", callbacks=kind.callbacks,
@@ -98,8 +108,7 @@ def train_kind(
     )  # fmt: skip
     if folder is not None:
         save_network(folder, model, posed, recipe, name)
-    gate = kind.gate(model.eval(), asked)
-    return Trained(name=name, task=asked, model=model, untrained=before.eval(), job=job, gate=gate)
+    return job
 
 
 def score_curves(networks: Mapping[str, Trained], units: str) -> Result:

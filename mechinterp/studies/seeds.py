@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from mechinterp.result import Claim, NotLearned, Result
 from mechinterp.runs import Run
 from mechinterp.studies.base import Measure, Watch, claim_over_seeds, silent
-from mechinterp.studies.networks import Kind, Trained, train_kind
+from mechinterp.studies.networks import Kind, Trained, fit_kind, train_kind
 from mechinterp.studies.sweeps import side_by_side
 from mechinterp.tasks.base import Task
 
@@ -63,12 +63,12 @@ def train_side_by_side(
         pass
     for folder in side_by_side(_train_into, jobs, out, workers):
         name, kind, task, _ = jobs[folder]
-        train_kind(name, kind, task, out / folder, watch, share)  # done: it is read, and shown
+        fit_kind(name, kind, task, out / folder, watch, share)  # done: it is read, and shown
 
 
 def _train_into(given: tuple[str, Kind, Task, float], folder: Path) -> None:
     name, kind, task, share = given
-    train_kind(name, kind, task, folder, share=share)
+    fit_kind(name, kind, task, folder, share=share)
 
 
 def seed_findings(

@@ -99,6 +99,7 @@ def test_real_patterns_compile_quickly(pattern, yes, no):
         ("[ad]", "alphabet 'abc', got 'd'"),
         ("a{99999999999}", "Python's syntax"),
         ("(" * 1000 + "a" + ")" * 1000, "Python's syntax"),
+        ("(" * 250 + "a" + ")*" * 250, "Python's syntax"),
         ("(a|b)*a(a|b){20}", "at most 4096 states"),
         ("(((a{30}){30}){30}){30}", "at most 8192 places"),
     ],

@@ -19,6 +19,8 @@ PAIRS, DIRECTIONS, MATCH = "pairwise_ablation", "erase_directions", "match_score
 SCORES, RIDGE, FOURIER = "attention_scores", "ridge probe", "Fourier probe"
 ERASURE, CKA, TURNED = "erasure_effect", "similarity, CKA", "similarity, Procrustes"
 TRANSITIONS, SWAP = "compare_transitions", "state_swap"
+COMPONENTS, LOSSES = "component_patching", "component_ablation, loss"
+FIRST_ORDER, DIRECT = "attribution_patching", "direct_logit_attribution"
 STEP, SIMILARITY = "effective_step", "attention_similarity"
 CODES, STEERING, LEAKS = "code_alignment", "code_steering", "leaks"
 SPECTRUM, LOGITS, NEURONS = "spectrum", "key_frequencies", "clusters_by_frequency"
@@ -42,6 +44,13 @@ NULLS = {
     "path_strangers": _null(PATHS, "every donor does as much", sweeps.path_strangers),
     "ablate_random_answers": _null(ABLATION, "answers drawn at random", sweeps.ablate_random_answers),
     "ablate_unread": _null(ABLATION, "all that it does is rounding", sweeps.ablate_unread),
+    "component_random_answers": _null(COMPONENTS, "answers drawn at random", sweeps.component_random_answers),
+    "component_random_pairs": _null(COMPONENTS, "random pairs, fixed answers", sweeps.component_random_pairs),
+    "component_unread": _null(LOSSES, "all that it does is rounding", sweeps.component_unread),
+    "attribution_random_answers": _null(
+        FIRST_ORDER, "answers drawn at random", sweeps.attribution_random_answers
+    ),
+    "direct_random": _null(DIRECT, "random network and readout", sweeps.direct_random_readout),
     "pairs_random_answers": _null(PAIRS, "answers drawn at random", sweeps.pairs_random_answers),
     "pairs_that_add_up": _null(PAIRS, "effects add up, to rounding", sweeps.pairs_that_add_up),
     "match_random": _null(MATCH, "variable in random order", reading.match_random),
@@ -99,6 +108,9 @@ PLANTED = {
     "path_40": _planted(PATHS, "the same, 40 examples", sweeps.path_planted, n=40),
     "ablate_16": _planted(ABLATION, "2 of 8 heads, 16 examples", sweeps.ablate_planted),
     "ablate_40": _planted(ABLATION, "the same, 40 examples", sweeps.ablate_planted, n=40),
+    "component_16": _planted(COMPONENTS, "2 of 8 heads, 16 examples", sweeps.component_planted),
+    "component_40": _planted(COMPONENTS, "the same, 40 examples", sweeps.component_planted, n=40),
+    "component_loss": _planted(LOSSES, "2 of 8 heads, others write nothing", sweeps.component_loss_planted),
     "pairs": _planted(PAIRS, "2 of 4 heads stand in for each other", sweeps.pairs_planted),
     "directions_16": _planted(DIRECTIONS, "1 of 5 directions, 16 examples", sweeps.directions_planted),
     "directions_40": _planted(DIRECTIONS, "the same, 40 examples", sweeps.directions_planted, n=40),

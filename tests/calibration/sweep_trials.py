@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from planted_networks import (
+    WORDS,
     concepts,
     first_two,
     preferring,
@@ -18,8 +19,10 @@ from planted_networks import (
 )
 from trial import Trial, before_correction
 
-from mechinterp.analysis import effects, redundancy
+from mechinterp.analysis import attribution_patching as first_order
+from mechinterp.analysis import effects, logit_attribution, redundancy
 from mechinterp.analysis.ablation import ablation, erase_directions
+from mechinterp.analysis.components import component_ablation, component_patching, mean_loss
 from mechinterp.analysis.patching import activation_patching
 from mechinterp.analysis.path_patching import path_patching
 from mechinterp.analysis.redundancy import pairwise_ablation
@@ -116,6 +119,51 @@ def ablate_unread(seed: int) -> Trial:
     return Trial(trial.flagged[:1], trial.alone[:1], trial.planted[:1])
 
 
+def component_random_answers(seed: int) -> Trial:
+    """As ``patch_random_answers``."""
+    pair = tokens(2 * seed), tokens(2 * seed + 1)
+    return swept(component_patching, random_network(seed), *pair, random_answers(seed))
+
+
+def component_random_pairs(seed: int) -> Trial:
+    """As ``patch_random_pairs``."""
+    pair = tokens(2 * seed), tokens(2 * seed + 1)
+    return swept(component_patching, random_network(seed), *pair, first_two)
+
+
+def component_unread(seed: int) -> Trial:
+    """As ``ablate_unread``, by the loss on random answers."""
+    trial = _losses(unread_head(seed), tokens(2 * seed), tokens(seed, length=1))
+    return Trial(trial.flagged[:1], trial.alone[:1], trial.planted[:1])
+
+
+def _losses(model: Any, inputs: Any, targets: Any, planted: Any = (), **options: Any) -> Trial:
+    """What single ablations do to the loss."""
+    ablated = component_ablation(model, inputs, targets, **{"kinds": ["zero"]} | options)
+    return swept(ablated.effect, mean_loss, "component_loss", planted=planted)
+
+
+def attribution_random_answers(seed: int) -> Trial:
+    """As ``patch_random_answers``, to first order."""
+    pair = tokens(2 * seed), tokens(2 * seed + 1)
+    with before_correction(first_order) as seen:
+        found = first_order.attribution_patching(
+            random_network(seed), *pair, random_answers(seed), exact=False
+        )
+    return Trial.of(found.extra["p_adjusted"], seen[-1])
+
+
+def direct_random_readout(seed: int) -> Trial:
+    """The readout of a random network is one random direction among others."""
+    order = torch.rand(16, WORDS, generator=torch.Generator().manual_seed(seed)).argsort(1)
+    model = random_network(seed, normalization_type=None)
+    with torch.no_grad():
+        model.unembed.W_U.normal_(generator=torch.Generator().manual_seed(seed + 10**6))
+        model.unembed.b_U.zero_()
+    found = logit_attribution.direct_logit_attribution(model, tokens(2 * seed), order[:, 0], order[:, 1])
+    return Trial.of(found.extra["p_adjusted"], found.extra["p"])
+
+
 def pairs_random_answers(seed: int) -> Trial:
     """What two components do together favours no answer that was drawn at random."""
     inputs, held_out = tokens(2 * seed), tokens(2 * seed + 1, n=40)
@@ -167,6 +215,22 @@ def ablate_planted(seed: int, strength: float = 2.0, n: int = 16) -> Trial:
     (clean, other), (held_out, _) = concepts(seed, n), concepts(seed + 10**6, 40)
     metric = preferring(clean[:, 0], other[:, 0])
     return swept(ablation, relay(seed, heads, strength)[0], clean, metric, held_out=held_out, planted=where)
+
+
+def component_planted(seed: int, strength: float = 2.0, n: int = 16) -> Trial:
+    """The same heads, patched at all positions at once."""
+    heads, where = some_heads(seed, 2)
+    clean, corrupted = concepts(seed, n)
+    metric = preferring(clean[:, 0], corrupted[:, 0])
+    return swept(component_patching, relay(seed, heads, strength)[0], clean, corrupted, metric, planted=where)
+
+
+def component_loss_planted(seed: int, strength: float = 2.0, n: int = 16) -> Trial:
+    """The same heads, each mean-ablated; the others write nothing."""
+    heads, where = some_heads(seed, 2)
+    (clean, _), (held_out, _) = concepts(seed, n), concepts(seed + 10**6, 40)
+    model = relay(seed, heads, strength, noise=0.0)[0]
+    return _losses(model, clean, clean[:, :1], where, kinds=["mean"], held_out=held_out)
 
 
 def path_planted(seed: int, strength: float = 2.0, n: int = 16) -> Trial:

@@ -27,6 +27,7 @@ MORE += (
     "leaks_random",
     "patch_16",
     "path_16",
+    "component_16",
     "ablate_16",
     "directions_16",
 )  # left to the benchmark
@@ -55,7 +56,15 @@ def test_what_is_planted_is_found(run, name):
     assert found["missed"]["rate"] <= MOST_MISSED[name]
 
 
-ALONE = ("scores", "erase", "groups", "transitions", "swap", "step")  # nothing beside what is planted
+ALONE = (
+    "scores",
+    "erase",
+    "groups",
+    "transitions",
+    "swap",
+    "step",
+    "component_loss",
+)  # nothing beside what is planted
 BESIDE = [name for name in PLANTED if name not in (*MORE, *ALONE)]
 
 

@@ -37,6 +37,15 @@ def test_it_is_right_on_every_held_out_problem(name):
     assert task.measures(outputs, batch).get("exact", 1.0) == 1.0
 
 
+@pytest.mark.parametrize(("most", "changes"), [(1999, {}), (9999, {"dtype": torch.float64})])
+def test_residues_of_the_largest_numbers_are_exact(most, changes):
+    task = TextModular(zero_padded=True, max_operand=most, n_test=500, frequencies=PLANTED, readout="circle")
+    model = constructions.text_arithmetic(task, **changes).eval()
+    batch = task.dataset("test")
+    with torch.no_grad():
+        assert task.score(task.answers(model, batch), batch) == pytest.approx(1.0, abs=1e-3)
+
+
 def stream(name, hook=LAST):
     _, model, batch = built(name)
     return batch, run_with_cache(model, batch.inputs, names=hook)[1]
@@ -82,7 +91,14 @@ def test_erasing_the_residue_erases_the_answer_and_random_directions_do_not():
 
 @pytest.mark.parametrize(
     ("task", "message"),
-    [(TextSum(), "zero_padded"), (TextModular(zero_padded=True, readout="value"), "another readout")],
+    [
+        (TextSum(), "zero_padded"),
+        (TextModular(zero_padded=True, readout="value"), "another readout"),
+        (
+            TextModular(zero_padded=True, max_operand=9999, n_test=100),
+            "numbers below 2,000.*dtype=torch.float64",
+        ),
+    ],
 )
 def test_what_cannot_be_built_is_refused(task, message):
     with pytest.raises(ValueError, match=message):

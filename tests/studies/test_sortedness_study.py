@@ -138,7 +138,7 @@ def test_the_longest_trainings_begin(monkeypatch, tmp_path):
     slow = list(kinds).index("randomised, bidirectional")
     assert begun[:2] == [f"seed_{seed}/network_{slow}" for seed in (0, 1)]
     other = {name: one.recipe_name for name, one in networks.KINDS.items() if one.recipe_name != "fast"}
-    assert other == networks.SLOW | {networks.SHUFFLED: "short"}
+    assert other == networks.RECIPES | {networks.DENSE: "long", networks.SHUFFLED: "short"}
 
 
 @pytest.mark.parametrize(

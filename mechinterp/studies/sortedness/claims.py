@@ -12,13 +12,23 @@ from mechinterp.result import Claim
 from mechinterp.studies.seeds import claim_of_networks, learned, told
 from mechinterp.studies.sortedness.anatomy import ENCODED, Anatomy
 from mechinterp.studies.sortedness.lengths import FURTHER, FURTHEST, lengths_of
-from mechinterp.studies.sortedness.networks import BLIND, FREE, LEARNED, SHUFFLED, SINES, SLOW, named
+from mechinterp.studies.sortedness.networks import (
+    BLIND,
+    FREE,
+    KINDS,
+    LEARNED,
+    RECIPES,
+    SHUFFLED,
+    SINES,
+    named,
+)
 from mechinterp.studies.sortedness.why import (
     dense_training_helps,
     density_explains_decay,
     dilution_explains_decay,
     prefix_max_head_found,
 )
+from mechinterp.training.recipes import SORTEDNESS
 
 _claim = partial(claim_of_networks, within=(0.0, 1.0))
 ABLE = tuple(name for name in ENCODED if name != BLIND)
@@ -85,8 +95,8 @@ def none_bidirectional_at_chance(found: Sequence[Anatomy]) -> Claim:
     return _claim(
         "none_bidirectional_at_chance",
         "Without positions, and with sight of later tokens, a network sees the tokens as a bag, and is right "
-        "in half of the cases at every length, as it must be by how pairs are made (the value is the one "
-        "furthest from that)",
+        "in half of the cases at every length, as it must be by how pairs are made, however long it is "
+        "trained (the value is the one furthest from that)",
         found, measure, of=(FREE,), control_kind="the same, causal, at the lengths of training",
     )  # fmt: skip
 
@@ -199,6 +209,7 @@ def best_encoding_at_256(found: Sequence[Anatomy]) -> Claim:
     ranked = sorted(chosen, key=lambda name: chosen[name], reverse=True)
     best_of = {name.split(", ")[0]: name for name in reversed(ranked)}  # of each encoding, chosen likewise
     best = ranked[0] if ranked else "none"
+    trained = ", ".join(f"{name} {KINDS[name].recipe.steps:,}" for name in RECIPES)
 
     def measure(one: Anatomy) -> dict[str, Any] | None:
         at_end = values(one, ask)
@@ -215,8 +226,8 @@ def best_encoding_at_256(found: Sequence[Anatomy]) -> Claim:
         "best_encoding_at_256",
         f"At length {ask} the best network, chosen at {choose}, is right on at least 95 %, and by at least "
         f"{100 * MARGIN:.0f} points more often than that of any other encoding, chosen likewise: "
-        f"{best} (trained alike, but that {', '.join(SLOW)} had more steps; left out, since in some seed "
-        f"they did not learn: {', '.join(name for name in ABLE if name not in known) or 'none'})",
+        f"{best} ({SORTEDNESS['fast'].steps:,} steps of training, but {trained}; left out, since in some "
+        f"seed they did not learn: {', '.join(name for name in ABLE if name not in known) or 'none'})",
         found, measure, control_kind="the best of the others there",
     )  # fmt: skip
 

@@ -151,9 +151,12 @@ def _split_up(
     def end(hits: np.ndarray, which: int) -> float:
         if not len(hits):
             return math.nan
-        if dim == "ties":  # the two of a pair are in one group, and their answers hang together
-            return bootstrap_interval(hits.reshape(-1, 2).mean(1))[which]
-        return proportion_interval(int(hits.sum()), len(hits))[which]
+        if dim != "ties":
+            return proportion_interval(int(hits.sum()), len(hits))[which]
+        pairs = hits.reshape(-1, 2).mean(1)  # the two of a pair are in one group, and hang together
+        if np.isin(pairs, (0.0, 1.0)).all():
+            return proportion_interval(int(pairs.sum()), len(pairs))[which]
+        return bootstrap_interval(pairs)[which]
 
     def mean(hits: np.ndarray) -> float:
         return float(hits.mean()) if len(hits) else math.nan

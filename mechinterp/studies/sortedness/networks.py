@@ -33,13 +33,17 @@ def named(encoding: str, direction: str) -> str:
 
 
 FREE, BLIND = named("none", "causal"), named("none", "bidirectional")
-SLOW = {
+RECIPES = {
+    FREE: "long",
+    BLIND: "short",
     named("randomised", "causal"): "long",
+    named("sinusoidal", "bidirectional"): "medium",
     named("learned", "bidirectional"): "long",
     named("alibi", "bidirectional"): "long",
     named("randomised", "bidirectional"): "longest",
 }
-"""Networks that learn last, and are trained longer."""
+"""Of networks that are not trained by the fast one: those that learn late are trained longer, and shorter the
+one that sees a bag of tokens, which tells nothing however long it is trained."""
 SINES, LEARNED = named("sinusoidal", "causal"), named("learned", "causal")
 
 
@@ -98,15 +102,17 @@ KINDS: Mapping[str, EncodedKind] = {
     named(encoding, direction): EncodedKind(
         encoding=encoding,
         direction=direction,
-        recipe_name=SLOW.get(named(encoding, direction), "fast"),
+        recipe_name=RECIPES.get(named(encoding, direction), "fast"),
     )
     for direction in DIRECTIONS
     for encoding in ENCODINGS
 } | {
-    DENSE: EncodedKind(encoding="none", direction="causal", data={"windows": DENSEST}),
+    DENSE: EncodedKind(
+        encoding="none", direction="causal", data={"windows": DENSEST}, recipe_name=RECIPES[FREE]
+    ),
     SHUFFLED: EncodedKind(
         encoding="none", direction="causal", data={"negatives": "shuffle"}, recipe_name="short"
     ),
 }
-"""Six encodings in both directions, trained alike but for those that are slow; and without positions one that
-is trained on dense sequences, and one on random orders."""
+"""Six encodings in both directions, those of ``RECIPES`` longer or shorter than others; and without positions
+one that is trained on dense sequences, and one on random orders."""

@@ -60,22 +60,22 @@ def density_explains_decay(found: Sequence[Anatomy]) -> Claim:
     def measure(one: Anatomy) -> dict[str, Any] | None:
         at, control = one.far(FURTHEST), one.task.train_lengths[1]
         lost = one.lost_at(FREE, at)
-        if lost < DECAY or at not in one.results["accuracy_by_density"].values.length:
+        if at not in one.results["accuracy_by_density"].values.length:
             return None
         dense = one.scores[FREE] - one.at(FREE, at, "accuracy_by_density")
         plain = one.scores[FREE] - one.at(FREE, control, "accuracy_by_density")
-        return {
-            "value": dense / lost, "trivial": 0.0, "control": plain / lost,
-            "holds": dense - plain >= 0.5 * (lost - plain),
-        }  # fmt: skip
+        if lost - plain < DECAY:
+            return None
+        value = (dense - plain) / (lost - plain)
+        return {"value": value, "trivial": 0.0, "control": plain / lost, "holds": value >= 0.5}
 
     return claim_of_networks(
         "density_explains_decay",
-        f"Of what the causal network without positions loses at length {found[0].far(FURTHEST)}, it loses "
-        "at least half at the longest length of training too, where tokens are drawn as densely, what it "
-        "loses there anyway left out of both",
+        f"Of what the causal network without positions loses at length {found[0].far(FURTHEST)} beyond what "
+        "it loses at the longest length of training, it loses at least half at that length too, where tokens "
+        "are drawn as densely",
         found, measure, of=(FREE,), within=(-np.inf, np.inf),
-        control_kind="the same, no denser than in training",
+        control_kind="of all that is lost, at that length, no denser than in training",
     )  # fmt: skip
 
 

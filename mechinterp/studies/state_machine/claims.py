@@ -127,7 +127,7 @@ def alignment_beats_null(found: Sequence[Anatomy]) -> Claim:
 
 def annealing_helps(found: Sequence[Anatomy]) -> Claim:
     """Where the state must be followed: the better of two annealed networks, of one code and of softmaxes,
-    against the better of two whose temperature stays."""
+    against the better of two whose temperature stays; those that did not learn are left out."""
     arms = {
         ANNEALED: "code_alignment_annealed", SOFT: "code_alignment_soft",
         SHARED: "code_alignment_shared", WARM: "code_alignment_warm",
@@ -149,6 +149,7 @@ def annealing_helps(found: Sequence[Anatomy]) -> Claim:
     def said(one: Anatomy) -> str:
         return ", ".join(
             f"{at_chosen(one, name, 'ami'):.2f} at {share_of_ceiling(one, of):.0%}"
+            + ("" if learned(one, (of,)) else ", left out")
             for of, name in arms.items()
         )
 

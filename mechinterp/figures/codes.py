@@ -66,7 +66,10 @@ def training_dashboard(result: Result) -> go.Figure:
                 x=[steps[0], steps[-1]], y=[best] * 2, mode="lines", name=f"{name}: {said}",
                 line={"color": RED, "dash": "dot"}, **at,
             )  # fmt: skip
-        figure.update_yaxes(rangemode="tozero" if name != "loss" else "normal", **at)
+        figure.update_yaxes(
+            title={"loss": "nats", "entropy": "nats"}.get(name, name),
+            rangemode="tozero" if name != "loss" else "normal", **at,
+        )  # fmt: skip
     figure.update_xaxes(title="step", row=2)
     figure.update_annotations(font={"size": 12})
     figure = styled(figure, f"Training with codebooks: {result.provenance['network']}", height=560)

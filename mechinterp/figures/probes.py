@@ -78,7 +78,7 @@ def wave_lines(result: Result) -> go.Figure:
     )  # fmt: skip
     figure.update_xaxes(type="category", tickangle=0, dtick=-(-len(x) // 20))
     figure.update_xaxes(title={"frequency": "frequency k", "period": "period T"}[dim], row=2, col=1)
-    figure.update_yaxes(title="hook, position" if len(names) > 3 else "", row=2, col=1)
+    figure.update_yaxes(title="hook, position" if len(names) > 3 else "cell", row=2, col=1)
     figure.update_yaxes(autorange="reversed", automargin=True, row=2, col=1)
     return _finished(figure, _title(result), 420 + 16 * min(len(names), 40))
 

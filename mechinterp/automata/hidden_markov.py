@@ -252,7 +252,7 @@ def stationary(transition: Float[Tensor, "state next"]) -> Float[Tensor, " state
     for _ in range(100):  # 2^100 steps
         after = power @ power
         after = after / after.sum(1, keepdim=True)
-        if torch.allclose(after, power, rtol=0, atol=1e-14):
+        if torch.equal(after, power):  # exactly: states that are left for good must have nothing
             break
         power = after
     found = power.mean(0)

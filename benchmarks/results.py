@@ -78,8 +78,7 @@ def cell(claim: Claim) -> str:
     """A claim in few characters."""
     if claim.value is None:
         return claim.verdict
-    held = sum(map(bool, claim.holds_by_seed)), sum(holds is not None for holds in claim.holds_by_seed)
-    seeds = f", {held[0]} of {held[1]}" if claim.holds_by_seed else ""
+    seeds = f", {claim.seeds}" if claim.seeds else ""
     return f"{claim.verdict}{seeds}: {format_number(claim.value)} ({format_number(claim.control)})"
 
 

@@ -62,8 +62,8 @@ def bounded_dyck(depth: int) -> DFA:
 
 
 def random_dfa(n_states: int, n_symbols: int, seed: int = 0) -> DFA:
-    """Next states and accepting states drawn independently; not all states need be
-    within reach of the start, and ``minimal`` drops those that are not.
+    """Next states and accepting states drawn independently; not all need be within reach of the start, and
+    ``minimal`` drops those that are not.
 
     Raises:
         ValueError: fewer than one state, or symbols not in 1..26.

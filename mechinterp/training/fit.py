@@ -234,10 +234,10 @@ class _Loop:
         """The score is reached: set the end, and the optimiser for the steps up to it."""
         recipe = self.job.recipe
         self.end = min(recipe.steps, self.job.step + recipe.cleanup_steps)
-        for group in self.stepper.optimizer.param_groups:
+        for group in self.stepper.groups():
             if recipe.cleanup_weight_decay is not None:
                 group["weight_decay"] = recipe.cleanup_weight_decay
-            if recipe.cleanup_eps is not None:
+            if recipe.cleanup_eps is not None and "eps" in group:
                 group["eps"] = recipe.cleanup_eps
 
     def save(self) -> None:

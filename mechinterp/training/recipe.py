@@ -25,8 +25,12 @@ class Recipe:
     batch_size: int | None = None
     """Examples a step, drawn without repetition within an epoch; ``None`` is the full batch."""
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW (Loshchilov & Hutter 2019) for all weights; or Muon (Jordan et al. 2024) for the matrices of the
+    blocks, and AdamW for embeddings, unembeddings and biases."""
+
     lr: float = 1e-3
-    """Learning rate of AdamW (Loshchilov & Hutter 2019) after the warm-up."""
+    """Learning rate after the warm-up."""
 
     weight_decay: float = 0.0
     """Decoupled weight decay, times the learning rate a step."""
@@ -87,6 +91,8 @@ class Recipe:
     """Seed of the order of examples."""
 
     def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"expected optimizer 'adamw' or 'muon', got {self.optimizer!r}; choose one")
         positive = ("steps", "lr", "eps", "eval_every", "save_every")
         for name in positive:
             if not getattr(self, name) > 0:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mechinterp.tasks.base import Batch, Task
+from mechinterp.training.muon import Muon, hidden_matrices
 from mechinterp.training.recipe import Recipe
 
 Penalty = Callable[[nn.Module], Float[Tensor, ""]]
@@ -19,7 +20,7 @@ Penalty = Callable[[nn.Module], Float[Tensor, ""]]
 
 
 class Stepper:
-    """A model, its data and its optimiser; each ``step`` takes one and returns the loss before it."""
+    """A model, its data and its optimisers; each ``step`` takes one and returns the loss before it."""
 
     def __init__(self, model: nn.Module, task: Task, recipe: Recipe, penalty: Penalty | None = None) -> None:
         keep_freed_memory()
@@ -27,9 +28,16 @@ class Stepper:
         self.penalty = penalty
         self.train = task.dataset("train").to(next(model.parameters()).device)
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.weights, recipe.lr, recipe.betas, recipe.eps, recipe.weight_decay, fused=True
-        )
+        matrices = hidden_matrices(model) if recipe.optimizer == "muon" else []
+        taken = set(map(id, matrices))
+        rest = [weight for weight in self.weights if id(weight) not in taken]
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "optimizer": torch.optim.AdamW(
+                rest, recipe.lr, recipe.betas, recipe.eps, recipe.weight_decay, fused=True
+            )
+        }
+        if matrices:
+            self.optimizers["muon"] = Muon(matrices, recipe.lr, recipe.weight_decay)
         self.dtype = getattr(torch, recipe.loss_dtype)
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.order = torch.empty(0, dtype=torch.long)
@@ -37,20 +45,26 @@ class Stepper:
 
     def step(self) -> float:
         """Take one step; a loss that is not finite is returned and changes nothing."""
-        for group in self.optimizer.param_groups:
+        for group in self.groups():
             group["lr"] = self.recipe.lr_at(self.steps)
         batch = self.next_batch()
         loss = self.task.loss(self.task.outputs(self.model, batch), batch, self.dtype)
         value = loss.item()
         if value - value != 0:  # infinite or not a number
             return value
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
         (loss if self.penalty is None else loss + self.penalty(self.model)).backward()
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights, self.recipe.clip_norm)
-        self.optimizer.step()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
         self.steps += 1
         return value
+
+    def groups(self) -> list[dict[str, Any]]:
+        """What the optimisers read at each step: learning rate, weight decay and the like."""
+        return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
 
     def next_batch(self) -> Batch:
         """New examples, the full batch, or the next rows of this epoch's order."""
@@ -69,7 +83,7 @@ class Stepper:
         """All that the next step depends on, besides the task and the recipe."""
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "steps": self.steps,
             "order": self.order,
             "generator": self.generator.get_state(),
@@ -80,7 +94,8 @@ class Stepper:
     def load(self, state: dict[str, Any]) -> None:
         """Go on from what ``state`` gave."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state[name])
         self.steps, self.order = state["steps"], state["order"]
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_generator"])

@@ -41,9 +41,9 @@ def test_the_loss_falls_and_every_step_is_recorded():
     assert job.stopped == "steps"
 
 
-@pytest.mark.parametrize("batch_size", [None, 8])
-def test_resuming_after_an_interruption_gives_the_same_bits(tmp_path, batch_size):
-    recipe = replace(RECIPE, batch_size=batch_size)
+@pytest.mark.parametrize("changes", [{}, {"batch_size": 8}, {"optimizer": "muon"}], ids=str)
+def test_resuming_after_an_interruption_gives_the_same_bits(tmp_path, changes):
+    recipe = replace(RECIPE, **changes)
     straight = network()
     whole = fit(straight, TASK, recipe)
     broken = fit(network(), TASK, recipe, folder=tmp_path, callbacks=[interrupt_at(8)])

@@ -36,8 +36,9 @@ PLAN = (
     (
         "Learning",
         "At the lengths of training. Without positions, and with sight of later tokens, there is nothing to "
-        "learn. All are trained alike, but that those which learn last (drawn positions, and learned ones "
-        "and ALiBi in both directions) had two to three times the steps, at half the rate.",
+        "learn. All are trained alike, but that those which learn last (drawn positions, and learned ones, "
+        "sinusoids and ALiBi in both directions) had two to four times the steps, and the causal one without "
+        "positions three times, to see how far it goes.",
         ("network_scores", "score_curves"),
     ),
     (
@@ -69,7 +70,7 @@ PLAN = (
 
 MANY, FEW = 100, 12
 """Integers, and those with ``fast``, if not told otherwise: few are learned sooner."""
-CUT = " With --fast there are {} integers, and networks had a thirty-sixth of their steps."
+CUT = " With --fast there are {} integers, and networks had an eighteenth of their steps."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class SortednessStudy:
     """Seed of sequences and initial weights."""
 
     fast: bool = False
-    """A thirty-sixth of the steps, and if not told otherwise one seed and few integers."""
+    """An eighteenth of the steps, and if not told otherwise one seed and few integers."""
 
     workers: int = 0
     """Networks that are trained side by side, each by a process of its own; 0: as many as there are cores."""
@@ -135,7 +136,7 @@ def study(config: SortednessStudy, out: str | Path, watch: Watch = silent) -> St
     settings = {name: value for name, value in asdict(config).items() if name != "workers"}
     run = Run.create(out, {"kind": "study", "study": "sortedness", **settings})
     take_apart = partial(Anatomy.of, n=200) if config.fast else Anatomy.of
-    share, workers = 1 / 36 if config.fast else 1.0, config.workers or os.cpu_count() or 1
+    share, workers = 1 / 18 if config.fast else 1.0, config.workers or os.cpu_count() or 1
     found = every_seed(
         tasks, KINDS, take_apart, run.path, watch, fast=config.fast, share=share, workers=workers
     )

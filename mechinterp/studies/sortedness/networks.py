@@ -36,10 +36,10 @@ FREE, BLIND = named("none", "causal"), named("none", "bidirectional")
 RECIPES = {
     FREE: "long",
     BLIND: "short",
-    named("randomised", "causal"): "long",
+    named("randomised", "causal"): "medium",
     named("sinusoidal", "bidirectional"): "medium",
-    named("learned", "bidirectional"): "long",
-    named("alibi", "bidirectional"): "long",
+    named("learned", "bidirectional"): "medium",
+    named("alibi", "bidirectional"): "medium",
     named("randomised", "bidirectional"): "longest",
 }
 """Of networks that are not trained by the fast one: those that learn late are trained longer, and shorter the

@@ -1,5 +1,5 @@
-"""Networks of the study of sortedness: trained side by side or one after the other on all cores; and a step
-beside the products that it takes."""
+"""Networks of the study of sortedness: trained side by side or one after the other on all cores; a step
+beside the products that it takes; and one of those that learn late, by Muon and by AdamW alone."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from mechinterp.studies.base import silent
 from mechinterp.studies.seeds import train_side_by_side
 from mechinterp.studies.sortedness.networks import KINDS
 from mechinterp.tasks import Sortedness
+from mechinterp.training import Fit, Recipe, fit
 from mechinterp.training.recipes import SORTEDNESS
 from mechinterp.training.step import Stepper
 
 LENGTH, BATCH = 12, 128
+ADAMW = replace(SORTEDNESS["medium"], optimizer="adamw", steps=12_000, lr=2e-3)
+"""The shortest by which learned positions in both directions are learned without Muon (LOG.md)."""
 
 
 def main(rounds: int = 5, steps: int = 300) -> None:
@@ -42,21 +45,33 @@ def main(rounds: int = 5, steps: int = 300) -> None:
     task = Sortedness(train_lengths=(LENGTH, LENGTH))
     stepper = Stepper(sortedness(task), task, replace(SORTEDNESS["fast"], batch_size=BATCH))
     step = alternate({"step": stepper.step, "products": products()}, 20 * rounds, warmup=20)
+    muon, adamw = late(SORTEDNESS["medium"]), late(ADAMW)
+    both = muon.stopped == adamw.stopped == "score"
     show(
         "sortedness",
         {
             "side_by_side_ratio": together["one by one"]["median"] / together["side by side"]["median"],
             "step_over_products": step["step"]["median"] / step["products"]["median"],
             "step_ms": 1000 * step["step"]["median"],
+            "adamw_over_muon": adamw.history.seconds / muon.history.seconds if both else "not learned",
+            "muon_learned_at": muon.step if muon.stopped == "score" else "never",
+            "adamw_learned_at": adamw.step if adamw.stopped == "score" else "never",
             "networks": len(kinds),
             "steps": steps,
         },
     )
 
 
+def late(recipe: Recipe) -> Fit:
+    """Learned positions in both directions, trained until 95 % are right."""
+    task, kind = Sortedness(), KINDS["learned, bidirectional"]
+    return fit(kind.network(task), task, replace(recipe, stop_at_score=0.95))
+
+
 def products() -> Callable[[], list[Tensor]]:
-    """The products of a step, forwards and twice backwards: the first layer at every token, the second's keys
-    and values there, and the rest of it at the last token; attention's own are small."""
+    """The products of a step, without those of the optimiser, forwards and twice backwards: the first layer at
+    every token, the second's keys and values there, and the rest of it at the last token; attention's own are
+    small."""
     d, mlp, tokens = 64, 256, BATCH * LENGTH
     shapes = [(tokens, d, 3 * d), (tokens, d, d), (tokens, d, mlp), (tokens, mlp, d), (tokens, d, 2 * d)]
     shapes += [(BATCH, d, d), (BATCH, d, d), (BATCH, d, mlp), (BATCH, mlp, d)]

@@ -13,7 +13,7 @@ from mechinterp.models.sharpened import sharpened
 from mechinterp.training.recipes import SORTEDNESS
 
 
-def main(encoding: str = "none", steps: int = 6000, n: int = 1000) -> None:
+def main(encoding: str = "none", steps: int = 4000, n: int = 1000) -> None:
     """Check the data, train, ask at every length, and look for heads that follow the largest token."""
     task = tasks.Sortedness(n_test=int(n))
     batch = task.of_length(16)

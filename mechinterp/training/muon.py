@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)
-"""x -> a x + b x^3 + c x^5 brings singular values from (0, 1] near 1, between .7 and 1.2, in five rounds
+"""x -> a x + b x^3 + c x^5 brings singular values from .002 to 1 near 1, between .7 and 1.2, in five rounds
 (Jordan et al. 2024)."""
 
 
@@ -30,7 +30,7 @@ class Muon(torch.optim.Optimizer):
         momentum: share of the past in the mean of the gradients; the step looks ahead by one (Nesterov).
 
     Raises:
-        ValueError: a weight that is no matrix.
+        ValueError: a weight that is no matrix, or numbers that cannot be.
     """
 
     def __init__(
@@ -40,44 +40,58 @@ class Muon(torch.optim.Optimizer):
         flat = next((tuple(weight.shape) for weight in weights if weight.ndim < 2), None)
         if flat is not None:
             raise ValueError(f"expected matrices, got a weight of shape {flat}; give it to AdamW")
+        if not (lr > 0 and weight_decay >= 0 and 0 <= momentum < 1):
+            raise ValueError(
+                f"expected lr > 0, weight_decay >= 0 and momentum in [0, 1), got {lr}, {weight_decay} and "
+                f"{momentum}; change what is outside"
+            )
         super().__init__(weights, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Take one step along the gradients."""
+        """Take one step along the gradients; weights without one stay."""
         for group in self.param_groups:
             shapes: dict[tuple, list[Tensor]] = {}
             for weight in group["params"]:
-                shapes.setdefault((weight.shape[-2:], weight.device), []).append(weight)
+                if weight.grad is not None:
+                    shapes.setdefault((wide(weight).shape[-2:], weight.device), []).append(weight)
             for alike in shapes.values():
                 self.step_together(alike, group["lr"], group["weight_decay"], group["momentum"])
 
     def step_together(self, weights: list[Tensor], lr: float, weight_decay: float, momentum: float) -> None:
-        """The step of weights whose matrices have one shape."""
-        rows, columns = weights[0].shape[-2:]
-        gradients = torch.cat([weight.grad.reshape(-1, rows, columns) for weight in weights])
-        state = self.state[weights[0]]  # of all of them
-        if not state:
-            state["momentum"] = torch.zeros_like(gradients)
-        mean = state["momentum"].lerp_(gradients, 1 - momentum)
-        steps = orthogonal(gradients.lerp(mean, momentum)) * (-0.2 * lr * math.sqrt(max(rows, columns)))
-        for weight, step in zip(weights, steps.split([math.prod(weight.shape[:-2]) for weight in weights])):
-            weight.mul_(1 - lr * weight_decay).add_(step.view_as(weight))
+        """The step of weights whose matrices have one shape, but for turning."""
+        rows, columns = wide(weights[0]).shape[-2:]
+        ahead = []
+        for weight in weights:
+            state = self.state[weight]
+            if not state:
+                state["momentum"] = torch.zeros_like(weight)
+            mean = state["momentum"].lerp_(weight.grad, 1 - momentum)
+            ahead.append(wide(weight.grad.lerp(mean, momentum)).reshape(-1, rows, columns))
+        steps = orthogonal(torch.cat(ahead)) * (-0.2 * lr * math.sqrt(columns))
+        for weight, step in zip(weights, steps.split([len(each) for each in ahead])):
+            turned = wide(weight)
+            turned.mul_(1 - lr * weight_decay).add_(step.view_as(turned))
+
+
+def wide(matrices: Float[Tensor, "*stack rows columns"]) -> Tensor:
+    """A view in which a matrix has at least as many columns as rows."""
+    return matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
 
 
 def orthogonal(matrices: Float[Tensor, "n rows columns"], rounds: int = 5) -> Float[Tensor, "n rows columns"]:
     """Matrices with the same singular vectors, and singular values between about .7 and 1.2.
 
-    By ``POLYNOMIAL``; singular values below some thousandth of the norm take more rounds.
+    By ``POLYNOMIAL``; singular values below two thousandths of the norm take more rounds, and zeros stay.
     """
     a, b, c = POLYNOMIAL
-    x = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = wide(matrices)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
     for _ in range(rounds):
         square = x @ x.mT
         odd = torch.baddbmm(square, square, square, beta=b, alpha=c)
         x = torch.baddbmm(x, odd, x, beta=a)
-    return x if matrices.shape[-2] <= matrices.shape[-1] else x.mT
+    return x if x.shape == matrices.shape else x.mT
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
@@ -92,5 +106,5 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
         if name.rpartition(".")[2].startswith("W_") and "embed" not in name and weight.requires_grad
     ]
     if not found:
-        raise ValueError("expected blocks with trained matrices W_..., got none; train it with AdamW")
+        raise ValueError("expected blocks with trained matrices W_..., got none; set optimizer='adamw'")
     return found

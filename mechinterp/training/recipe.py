@@ -27,7 +27,8 @@ class Recipe:
 
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW (Loshchilov & Hutter 2019) for all weights; or Muon (Jordan et al. 2024) for the matrices of the
-    blocks, and AdamW for embeddings, unembeddings and biases."""
+    blocks, with a momentum of .95, and AdamW for all else, to which alone ``betas``, ``eps`` and
+    ``cleanup_eps`` then apply."""
 
     lr: float = 1e-3
     """Learning rate after the warm-up."""

@@ -160,9 +160,9 @@ SORTEDNESS = {
     "long": replace(_SORTED, steps=12_000),
     "longest": replace(_SORTED, steps=16_000),
 }
-"""New pairs at every step, all of one length, so that nothing is padded. Twice the batch learns no more a
-step; half the batch learns as fast, and goes less far. AdamW alone takes two to three times the steps, and
-half or twice the rate learns no sooner. Drawn positions, and learned ones, sinusoids and ALiBi in both
+"""New pairs at every step, all of one length, so that nothing is padded. By AdamW alone learned positions in
+both directions take three times the steps, and sinusoids half as many again; of the rates 2e-3 and 3e-3 are
+alike there, and 1e-3 and 4e-3 learn later. Drawn positions, and learned ones, sinusoids and ALiBi in both
 directions, take the medium recipe, and drawn positions in both directions the longest; without positions the
 long one goes further beyond the lengths of training. Random orders are learned after a few hundred steps."""
 

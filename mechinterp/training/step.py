@@ -31,11 +31,11 @@ class Stepper:
         matrices = hidden_matrices(model) if recipe.optimizer == "muon" else []
         taken = set(map(id, matrices))
         rest = [weight for weight in self.weights if id(weight) not in taken]
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "optimizer": torch.optim.AdamW(
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        if rest:
+            self.optimizers["optimizer"] = torch.optim.AdamW(
                 rest, recipe.lr, recipe.betas, recipe.eps, recipe.weight_decay, fused=True
             )
-        }
         if matrices:
             self.optimizers["muon"] = Muon(matrices, recipe.lr, recipe.weight_decay)
         self.dtype = getattr(torch, recipe.loss_dtype)

@@ -42,8 +42,9 @@ RECIPES = {
     named("alibi", "bidirectional"): "medium",
     named("randomised", "bidirectional"): "longest",
 }
-"""Of networks that are not trained by the fast one: those that learn late are trained longer, and shorter the
-one that sees a bag of tokens, which tells nothing however long it is trained."""
+"""Of networks that are not trained by the fast one. Those that learn late are trained longer, and so is the
+causal one without positions, which goes on beyond the lengths of training; shorter the one that sees a bag of
+tokens, which tells nothing however long it is trained."""
 SINES, LEARNED = named("sinusoidal", "causal"), named("learned", "causal")
 
 

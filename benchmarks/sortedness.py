@@ -69,9 +69,9 @@ def late(recipe: Recipe) -> Fit:
 
 
 def products() -> Callable[[], list[Tensor]]:
-    """The products of a step, without those of the optimiser, forwards and twice backwards: the first layer at
-    every token, the second's keys and values there, and the rest of it at the last token; attention's own are
-    small."""
+    """The products of a step, without those of the optimiser, forwards and twice backwards: the first layer
+    at every token, the second's keys and values there, and the rest of it at the last token; attention's own
+    are small."""
     d, mlp, tokens = 64, 256, BATCH * LENGTH
     shapes = [(tokens, d, 3 * d), (tokens, d, d), (tokens, d, mlp), (tokens, mlp, d), (tokens, d, 2 * d)]
     shapes += [(BATCH, d, d), (BATCH, d, d), (BATCH, d, mlp), (BATCH, mlp, d)]

@@ -36,9 +36,9 @@ PLAN = (
     (
         "Learning",
         "At the lengths of training. Without positions, and with sight of later tokens, there is nothing to "
-        "learn. All are trained alike, but that those which learn last (drawn positions, and learned ones, "
-        "sinusoids and ALiBi in both directions) had two to four times the steps, the causal ones without "
-        "positions three times, to see how far they go, and what has little to learn half of them.",
+        "learn. All are trained alike, but that those which learn last (all in both directions, and drawn "
+        "positions) had two to six times the steps, the causal ones without positions three times, to see "
+        "how far they go, and what has little to learn half of them.",
         ("network_scores", "score_curves"),
     ),
     (

@@ -38,8 +38,9 @@ RECIPES = {
     BLIND: "short",
     named("randomised", "causal"): "medium",
     named("sinusoidal", "bidirectional"): "medium",
-    named("learned", "bidirectional"): "medium",
-    named("alibi", "bidirectional"): "medium",
+    named("learned", "bidirectional"): "longest",
+    named("rotary", "bidirectional"): "medium",
+    named("alibi", "bidirectional"): "long",
     named("randomised", "bidirectional"): "longest",
 }
 """Of networks that are not trained by the fast one. Those that learn late are trained longer, and so is the

@@ -162,10 +162,10 @@ SORTEDNESS = {
 }
 """New pairs at every step, all of one length, so that nothing is padded. By AdamW alone learned positions in
 both directions take three times the steps, and sinusoids half as many again; of the rates 2e-3 and 3e-3 are
-alike there, and 1e-3 and 4e-3 learn later. In both directions sinusoids and rotary positions take the
-medium recipe, ALiBi the long one, and drawn and learned positions the longest: the latter's last vectors are
-seen in a ninth of the batches. Causal ones on drawn positions take the medium one, and without positions the long one goes further
-beyond the lengths of training. Random orders are learned after a few hundred steps."""
+alike there, and 1e-3 and 4e-3 learn later. In both directions sinusoids and rotary positions take the medium
+recipe, ALiBi the long one, and drawn and learned positions the longest: the latter's last vectors are seen in
+a ninth of the batches. Causal ones on drawn positions take the medium one, and without positions the long one
+goes further beyond the lengths of training. Random orders are learned after a few hundred steps."""
 
 LINEAR_REGRESSION = {"fast": ONE_LAYER, "layers": LAYERS, "deep": DEEP_REGRESSION}
 

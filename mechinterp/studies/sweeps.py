@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -90,6 +94,8 @@ def _key(folder: Path, given: Any) -> str:
 def side_by_side(one: One, left: Mapping[str, Any], place: Path, workers: int) -> Iterator[str]:
     """Do runs in processes of this machine that share its cores; a single one is this process.
 
+    Where this process ends before them, killed say, their runs are interrupted.
+
     Returns:
         The name of each run, once it is done.
     """
@@ -101,14 +107,33 @@ def side_by_side(one: One, left: Mapping[str, Any], place: Path, workers: int) -
     from joblib import Parallel, delayed
 
     threads = max(1, (os.cpu_count() or 1) // workers)
-    jobs = (delayed(_threaded)(one, given, place / name, name, threads) for name, given in left.items())
+    jobs = (
+        delayed(_threaded)(one, given, place / name, name, threads, os.getpid())
+        for name, given in left.items()
+    )
     yield from Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
 
 
-def _threaded(one: One, given: Any, folder: Path, name: str, threads: int) -> str:
+def _threaded(one: One, given: Any, folder: Path, name: str, threads: int, parent: int) -> str:
     torch.set_num_threads(threads)
+    if os.getpid() != parent:
+        _end_with(parent)
+        if os.getppid() != parent:  # this run was handed out before
+            raise KeyboardInterrupt
     one(given, folder)
     return name
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """Interrupt this process once the one that began it is gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _by_cluster(one: One, left: Mapping[str, Any], place: Path, cluster: str) -> Iterator[str]:

@@ -133,6 +133,8 @@ def _end_with(parent: int) -> None:
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGINT)
 
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # inherited, in the background of a shell say
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=watch, daemon=True).start()
 
 

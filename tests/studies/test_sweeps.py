@@ -4,6 +4,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 ASKED = """
 import os, sys, time
 from pathlib import Path
@@ -29,8 +31,10 @@ def until(there, seconds=60):
     return there()
 
 
-def test_runs_whose_first_process_is_killed_are_interrupted(tmp_path):
-    first = subprocess.Popen([sys.executable, "-c", ASKED, str(tmp_path)], stderr=subprocess.DEVNULL)
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "in the background"])
+def test_runs_whose_first_process_is_killed_are_interrupted(tmp_path, ignored):
+    asked = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" * ignored + ASKED
+    first = subprocess.Popen([sys.executable, "-c", asked, str(tmp_path)], stderr=subprocess.DEVNULL)
     try:
         assert until(lambda: len(list(tmp_path.glob("*/begun"))) == 2)
     finally:

@@ -70,7 +70,7 @@ PLAN = (
 
 MANY, FEW = 100, 12
 """Integers, and those with ``fast``, if not told otherwise: few are learned sooner."""
-CUT = " With --fast there are {} integers, and networks had an eighteenth of their steps."
+CUT = " With --fast there are {} integers, and networks had a twenty-fourth of their steps."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class SortednessStudy:
     """Seed of sequences and initial weights."""
 
     fast: bool = False
-    """An eighteenth of the steps, and if not told otherwise one seed and few integers."""
+    """A twenty-fourth of the steps, and if not told otherwise one seed and few integers."""
 
     workers: int = 0
     """Networks that are trained side by side, each by a process of its own; 0: as many as there are cores."""
@@ -136,7 +136,7 @@ def study(config: SortednessStudy, out: str | Path, watch: Watch = silent) -> St
     settings = {name: value for name, value in asdict(config).items() if name != "workers"}
     run = Run.create(out, {"kind": "study", "study": "sortedness", **settings})
     take_apart = partial(Anatomy.of, n=200) if config.fast else Anatomy.of
-    share, workers = 1 / 18 if config.fast else 1.0, config.workers or os.cpu_count() or 1
+    share, workers = 1 / 24 if config.fast else 1.0, config.workers or os.cpu_count() or 1
     found = every_seed(
         tasks, KINDS, take_apart, run.path, watch, fast=config.fast, share=share, workers=workers
     )

@@ -52,8 +52,7 @@ class Stepper:
         value = loss.item()
         if value - value != 0:  # infinite or not a number
             return value
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
+        self.model.zero_grad()
         (loss if self.penalty is None else loss + self.penalty(self.model)).backward()
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights, self.recipe.clip_norm)

@@ -8,6 +8,8 @@ INSTALL = -m pip install --disable-pip-version-check -q -c constraints.txt
 SOURCES := pyproject.toml constraints.txt
 # One process a core, each with one thread; a file's tests stay together, and share what they prepare.
 TOGETHER = -n auto --dist loadfile
+# What a stranger meets: without the type checks of our own tests, which would answer in the place of our errors.
+STRANGERS = -o addopts="-q --strict-markers" tests/strangers
 
 .PHONY: demo test test-tl3 lint bench studies golden notebooks clean
 
@@ -31,6 +33,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER) $(STRANGERS)
 
 test-tl3: $(VENV3)/.installed
 	OMP_NUM_THREADS=1 $(VENV3)/bin/python -m pytest $(TOGETHER) tests/models tests/hooks tests/analysis tests/tl3

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechinterp.tasks.base import Batch, Split, Task
+from mechinterp.tasks.base import Batch, Split, Task, predicted
 from mechinterp.tasks.digits import (
     columns_of,
     digits_of,
@@ -341,4 +341,4 @@ class DigitAddition(Task):
 
     def right(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> Bool[Tensor, "batch read"]:
         """Which answers are right."""
-        return outputs.argmax(-1) == batch.targets
+        return predicted(outputs) == batch.targets

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp.automata import ACCEPT, CLASSES, DFA, PAD, WordMixture, language
-from mechinterp.tasks.base import Batch, Split, Task, cross_entropy
+from mechinterp.tasks.base import Batch, Split, Task, cross_entropy, predicted
 
 SPLITS = ("train", "val", "test")
 
@@ -221,7 +221,7 @@ class RegexLanguage(Task):
 
         Padding comes last and answers look back only, so that no mask is needed.
         """
-        return model(batch.inputs, read=batch.read)
+        return super().outputs(model, replace(batch, mask=None))
 
     def loss(
         self, outputs: Float[Tensor, "batch read out"], batch: Batch, dtype: torch.dtype = torch.float32
@@ -237,7 +237,7 @@ class RegexLanguage(Task):
 
     def right(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> Bool[Tensor, "batch read"]:
         """Whether the class is answered rightly after each symbol; padding counts as right."""
-        return (outputs[..., self.class_columns].argmax(-1) == batch.targets[..., 1]) | ~batch.mask
+        return (predicted(outputs[..., self.class_columns]) == batch.targets[..., 1]) | ~batch.mask
 
     @torch.no_grad()
     def score(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> float:

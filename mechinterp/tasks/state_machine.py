@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp.automata import NAMED, HiddenMarkov, Optimum, language, mess3
-from mechinterp.tasks.base import Batch, Split, Task
+from mechinterp.tasks.base import Batch, Split, Task, predicted
 
 KINDS = ("cycle", "deterministic", "stochastic", "mess3")
 CONCENTRATION = 0.3
@@ -251,8 +251,9 @@ class StateMachine(Task):
     @torch.no_grad()
     def score(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> float:
         """How often the token that is held most likely comes."""
-        chosen = outputs.argmax(-1, keepdim=True)
-        return self.following(batch).gather(2, chosen).double().mean().item()
+        chosen = predicted(outputs)[..., None]
+        odds = self.following(batch).gather(2, chosen.clamp_min(0))
+        return torch.where(chosen < 0, 0.0, odds.double()).mean().item()
 
     @torch.no_grad()
     def measures(self, outputs: Float[Tensor, "batch read out"], batch: Batch) -> dict[str, float]:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechinterp.tasks.base import Batch
+from mechinterp.tasks.base import Batch, predicted
 from mechinterp.tasks.texts import TextArithmetic
 
 
@@ -206,7 +206,7 @@ class TextModular(TextArithmetic):
         """The residues that outputs mean."""
         if self.readout == "value":
             return (outputs * self.scale).round().long().clamp(0, self.k - 1)[..., 0]
-        return (outputs if self.classes else outputs @ self.circles.T.to(outputs)).argmax(-1)
+        return predicted(outputs if self.classes else outputs @ self.circles.T.to(outputs))
 
 
 def r_squared(outputs: Float[Tensor, "*n"], targets: Float[Tensor, "*n"]) -> float:

@@ -7,17 +7,24 @@ on them.
 Three ideas. A ``Site`` names a tensor inside a network, or a slice of one, by its
 TransformerLens hook name. An ``Edit`` is a site and a function of that slice. ``run`` runs
 a network with edits in place, and refuses to keep quiet about one that did not act.
+
+Hooks live on the network, edits and caches belong to a call: calls on one network from several threads take
+turns (``turn``). Threads that must run at the same time take a copy of the network each.
 """
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import importlib
 import importlib.metadata
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -45,8 +52,10 @@ __all__ = [
     "run_with_cache",
     "scale",
     "steer",
+    "takes_turns",
     "transformer_lens_3",
     "transformer_lens_tools",
+    "turn",
     "zero",
 ]
 
@@ -124,6 +133,13 @@ class Site:
     name: str
     index: tuple[tuple[str, Index], ...] = ()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(
+                f"expected a hook's name such as 'blocks.0.hook_resid_pre', got {type(self.name).__name__}; "
+                "with an index write Site.at(name, position=-1)"
+            )
+
     @classmethod
     def at(cls, name: str, **index: Index) -> Site:
         """A site by hook name, with the indices along named axes as keywords."""
@@ -162,7 +178,16 @@ class Site:
     def _part(self, value: Index | None, axis: str, size: int) -> slice | Tensor:
         if value is None:
             return slice(None)
-        entries = torch.as_tensor(list(range(size)[value]) if isinstance(value, slice) else value).reshape(-1)
+        given = list(range(size)[value]) if isinstance(value, slice) else value
+        try:
+            entries = torch.as_tensor(given, device="cpu").reshape(-1)
+        except (TypeError, ValueError, RuntimeError):
+            entries = torch.zeros(1)
+        if entries.numel() and (entries.is_floating_point() or entries.is_complex()):
+            raise TypeError(
+                f"expected whole numbers, a slice or a mask along {axis!r} at {self.name}, got {value!r}; "
+                "leave the axis out to take all of it"
+            )
         if entries.dtype == torch.bool:
             if len(entries) != size:
                 raise ValueError(
@@ -194,7 +219,7 @@ class Edit:
     Args:
         site: where.
         change: takes the slice and the hook's name, returns the new slice, of the same shape
-            or one that expands to it. It must not write into what it is given.
+            or one that expands to it. What it is given is a copy, into which it may write.
         label: what to call the edit in messages.
     """
 
@@ -202,11 +227,24 @@ class Edit:
     change: Callable[[Tensor, str], Tensor]
     label: str = "edit"
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.site, Site) or not callable(self.change):
+            raise TypeError(
+                f"expected Edit(site, change) of a Site and a function, got {type(self.site).__name__} and "
+                f"{type(self.change).__name__}; write Edit(Site.at(name), lambda old, name: 0 * old)"
+            )
+
     def __call__(self, tensor: Tensor, hook_name: str) -> Tensor:
         """The whole tensor with the slice replaced; the given tensor stays as it was."""
         key = self.site.key(hook_name, tensor.shape)
         old = tensor[key]
+        if not any(isinstance(part, Tensor) for part in key):
+            old = old.clone()  # slices alone give a view, and the change may write into it
         new = self.change(old, hook_name)
+        if not isinstance(new, Tensor):
+            raise TypeError(
+                f"expected {self} to return a tensor, got {type(new).__name__}; return the changed slice"
+            )
         try:
             new = new.to(tensor.dtype).expand(old.shape)
         except RuntimeError:
@@ -236,7 +274,7 @@ def mean(site: Site, cache: Activations) -> Edit:
     """Mean ablation: the slice becomes its mean over the cache's batch, position by position."""
 
     def change(old: Tensor, name: str) -> Tensor:
-        reference = cache[name].mean(0, keepdim=True)
+        reference = _kept(cache, name).mean(0, keepdim=True)
         if dict(site.index).keys() & {"batch"}:
             raise ValueError(f"expected a site without a batch index for a mean, got {site}")
         return site.read(name, reference).expand(old.shape)
@@ -246,18 +284,32 @@ def mean(site: Site, cache: Activations) -> Edit:
 
 def patch(site: Site, cache: Activations) -> Edit:
     """Activation patching: the slice takes its value in another run's cache, row by row."""
-    return Edit(site, lambda _, name: site.read(name, cache[name]), "patch")
+    return Edit(site, lambda _, name: site.read(name, _kept(cache, name)), "patch")
 
 
 def resample(site: Site, cache: Activations, seed: int = 0) -> Edit:
     """Resample ablation: each row takes the slice of a random row of the cache."""
 
     def change(old: Tensor, name: str) -> Tensor:
-        donor = site.read(name, cache[name])
+        donor = site.read(name, _kept(cache, name))
         generator = torch.Generator().manual_seed(seed)
-        return donor[torch.randint(len(donor), (len(old),), generator=generator)]
+        return donor[torch.randint(len(donor), (len(old),), generator=generator, device="cpu")]
 
     return Edit(site, change, "resample")
+
+
+def _kept(cache: Activations, name: str) -> Tensor:
+    """Look a hook point up in another run's cache.
+
+    Raises:
+        ValueError: the cache was kept without it.
+    """
+    if name not in cache:
+        raise ValueError(
+            f"expected a cache with {name}, got one with {sorted(cache)[:4]}; keep it by "
+            f"run_with_cache(..., names={name!r})"
+        )
+    return cache[name]
 
 
 def steer(site: Site, direction: Tensor, amount: float = 1.0) -> Edit:
@@ -293,6 +345,33 @@ def _check_length(site: Site, name: str, direction: Tensor, old: Tensor) -> None
         )
 
 
+_TURNS: WeakKeyDictionary[torch.nn.Module, AbstractContextManager] = WeakKeyDictionary()
+_TURNS_GUARD = threading.Lock()
+
+
+def turn(model: torch.nn.Module) -> AbstractContextManager:
+    """Return the lock that calls on a network share; the thread that holds it may take it again.
+
+    While one thread has hooks attached, the passes of others would meet them.
+    """
+    model = getattr(model, "shares_hooks_with", model)
+    if not isinstance(model, torch.nn.Module):
+        return nullcontext()  # what is no network is refused elsewhere, in words
+    with _TURNS_GUARD:
+        return _TURNS.setdefault(model, threading.RLock())
+
+
+def takes_turns(function: Callable) -> Callable:
+    """Give a function whose first argument is a network its ``turn`` for as long as it runs."""
+
+    @functools.wraps(function)
+    def turning(model: Any, *args: Any, **kwargs: Any) -> Any:
+        with turn(model):
+            return function(model, *args, **kwargs)
+
+    return turning
+
+
 def is_hooked(modules: Iterable[torch.nn.Module]) -> bool:
     """Whether any of some modules has a hook attached, TransformerLens's or torch's own."""
     return any(
@@ -310,6 +389,7 @@ def resolve(model: torch.nn.Module, site: Site) -> list[str]:
     Raises:
         ValueError: the site covers none; the message names the nearest hook points.
     """
+    _check_hooked(model)
     if site.name in model.hook_dict:
         return [site.name]
     names = [name for name in model.hook_dict if fnmatch.fnmatchcase(name, site.name)]
@@ -322,9 +402,18 @@ def resolve(model: torch.nn.Module, site: Site) -> list[str]:
     return names
 
 
+def _check_hooked(model: Any) -> None:
+    if not (hasattr(model, "hook_dict") and hasattr(model, "hooks")):
+        raise TypeError(
+            f"expected a network with hook points, got {type(model).__name__}; build a "
+            "mechinterp.models.HookedTransformer, or give your module HookPoints and call setup()"
+        )
+
+
 def run(model: torch.nn.Module, *inputs: Any, edits: Iterable[Edit] = (), **forward: Any) -> Any:
     """Run a model with edits in place and return its output.
 
+    Calls on one network from several threads take turns. A compiled network is run without its compilation.
     Edits at one hook point apply in the order given, each to the result of the one before;
     across hook points they apply in the order of the forward pass. Hooks are gone when
     ``run`` returns or raises.
@@ -338,7 +427,7 @@ def run(model: torch.nn.Module, *inputs: Any, edits: Iterable[Edit] = (), **forw
         ValueError: a site that matches nothing, or an edit that changes the shape.
         RuntimeError: an edit whose hook point was never reached.
     """
-    return _run(model, inputs, forward, list(edits), None)[0]
+    return _run(model, inputs, forward, _edits(edits), None)[0]
 
 
 def run_with_cache(
@@ -361,11 +450,22 @@ def run_with_cache(
         RuntimeError: as ``run``, or a pattern in ``names`` whose hook points were never reached.
     """
     wanted = [resolve(model, Site(pattern)) for pattern in ([names] if isinstance(names, str) else names)]
-    output, kept = _run(model, inputs, forward, list(edits), set().union(*wanted), dtype)
+    output, kept = _run(model, inputs, forward, _edits(edits), set().union(*wanted), dtype)
     for covered in wanted:
         if kept.keys().isdisjoint(covered):
             raise RuntimeError(_unreached("every name to be kept", covered[0], covered[0]))
     return output, ActivationCache(kept, model)
+
+
+def _edits(edits: Any) -> list[Edit]:
+    """Edits as a list, checked."""
+    given = list(edits) if isinstance(edits, Iterable) else [edits]
+    strange = [type(edit).__name__ for edit in given if not isinstance(edit, Edit)]
+    if strange or isinstance(edits, Edit):
+        raise TypeError(
+            f"expected edits=[Edit(site, change), ...], got {strange or 'one edit alone'}; make a list"
+        )
+    return given
 
 
 def _run(
@@ -376,6 +476,8 @@ def _run(
     wanted: set | None,
     dtype: torch.dtype | None = None,
 ) -> tuple[Any, dict[str, Tensor]]:
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    _check_hooked(model)
     pending = {(order, name) for order, edit in enumerate(edits) for name in resolve(model, edit.site)}
     kept: dict[str, Tensor] = {}
 
@@ -395,7 +497,7 @@ def _run(
 
     hooks = [(name, act(order, name)) for order, name in sorted(pending)]
     hooks += [(name, keep(name)) for name in wanted or ()]
-    with model.hooks(fwd_hooks=hooks):
+    with turn(model), model.hooks(fwd_hooks=hooks):
         output = model(*inputs, **forward)
     if pending:
         order, name = min(pending)

@@ -7,19 +7,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mechinterp"
-GROUND = {"files", "formatting", "hooks", "records", "result"}
+GROUND = {"devices", "files", "formatting", "hooks", "records", "result"}
 MAY_IMPORT = {
-    "automata": set(),
+    "automata": {"devices"},
+    "devices": set(),
     "files": set(),
     "formatting": set(),
     "hooks": set(),
     "records": {"files"},
     "result": {"files", "formatting", "records"},
-    "tasks": {"automata"},
-    "models": {"hooks", "tasks"},
-    "constructions": {"tasks", "models", "automata"},
-    "training": {"files", "hooks", "models", "tasks.base"},
-    "analysis": {"hooks", "result", "tasks.base"},
+    "tasks": {"automata", "devices"},
+    "models": {"devices", "hooks", "tasks"},
+    "constructions": {"automata", "devices", "models", "tasks"},
+    "training": {"devices", "files", "hooks", "models", "tasks.base"},
+    "analysis": {"devices", "hooks", "result", "tasks.base"},
     "figures": {"formatting", "result"},
     "runs": {"files", "result"},
     "report": {"formatting", "result"},

@@ -54,6 +54,11 @@ class Decoder(WeightViews, Hooked):
         self._parts = tuple(self.modules())
         self.training = whole.training
 
+    @property
+    def shares_hooks_with(self) -> HookedEncoderDecoder:
+        """The whole network, with whose calls these take turns."""
+        return self._whole[0]
+
     def forward(
         self,
         input: Int[Tensor, "batch target"],

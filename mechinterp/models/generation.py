@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechinterp.hooks import takes_turns
 from mechinterp.models.attention import View
 from mechinterp.models.embedding import enter
 from mechinterp.models.encoder_decoder import HookedEncoderDecoder
@@ -17,6 +18,7 @@ from mechinterp.models.transformer import HookedTransformer
 Generator = HookedTransformer | HookedEncoderDecoder
 
 
+@takes_turns
 @torch.no_grad()
 def generate(
     model: Generator,

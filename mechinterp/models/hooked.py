@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mechinterp.hooks import ActivationCache, HookedRootModule, is_hooked
+from mechinterp.hooks import ActivationCache, HookedRootModule, is_hooked, turn
 from mechinterp.models.config import TransformerConfig
 
 
@@ -88,6 +90,19 @@ class Hooked(HookedRootModule):
         for module in self.modules():
             if module is not self and hasattr(module, "reset_parameters"):
                 module.reset_parameters(generator)
+
+    def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Run the network, in turn with calls from other threads, whose hooks it would meet."""
+        if torch.compiler.is_compiling():  # a lock cannot be compiled
+            return super().__call__(*inputs, **kwargs)
+        with turn(self):
+            return super().__call__(*inputs, **kwargs)
+
+    @contextmanager
+    def hooks(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """As ``HookedRootModule.hooks``; meanwhile calls from other threads wait."""
+        with turn(self), super().hooks(*args, **kwargs):
+            yield self
 
     def run_with_cache(self, *inputs: Any, return_cache_object: bool = True, **kwargs: Any) -> Any:
         """As ``HookedRootModule.run_with_cache``, with an ``ActivationCache`` for a cache."""

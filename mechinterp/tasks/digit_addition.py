@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechinterp.devices import cpu_default
 from mechinterp.tasks.base import Batch, Split, Task, predicted
 from mechinterp.tasks.digits import (
     columns_of,
@@ -23,6 +24,7 @@ from mechinterp.tasks.problems import Problems
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
+@cpu_default
 @dataclass(frozen=True, kw_only=True)
 class DigitAddition(Task):
     """Write the sum of two numbers of n digits each, one character after the other.

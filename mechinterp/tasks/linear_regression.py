@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechinterp.devices import cpu_default
 from mechinterp.tasks.base import Batch, Split, Task
 from mechinterp.tasks.regression_methods import descent, least_norm, ridge
 
@@ -18,6 +19,7 @@ METHODS = ("gd", "ols", "ridge")
 """One step of gradient descent, least squares, and Bayes' optimum."""
 
 
+@cpu_default
 @dataclass(frozen=True, kw_only=True)
 class LinearRegression(Task):
     """Answer ``w . x`` for a query, from k examples of a ``w`` that no other prompt has.

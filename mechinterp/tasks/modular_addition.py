@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mechinterp.devices import cpu_default
 from mechinterp.tasks.base import Batch, Split, Task
 
 Operation = Literal["add", "subtract", "multiply", "divide"]
 
 
+@cpu_default
 @dataclass(frozen=True, kw_only=True)
 class ModularAddition(Task):
     """``a o b mod p`` from the sequence ``a b =``, read at ``=``.

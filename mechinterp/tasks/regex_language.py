@@ -13,11 +13,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp.automata import ACCEPT, CLASSES, DFA, PAD, WordMixture, language
+from mechinterp.devices import cpu_default
 from mechinterp.tasks.base import Batch, Split, Task, cross_entropy, predicted
 
 SPLITS = ("train", "val", "test")
 
 
+@cpu_default
 @dataclass(frozen=True, kw_only=True)
 class RegexLanguage(Task):
     """After every symbol of a word: which class has the prefix, and which symbol comes next, or the end?

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechinterp.devices import cpu_default
 from mechinterp.tasks.base import Batch, Split, Task
 
 SHORTEST = 4
@@ -20,6 +21,7 @@ DRAWS = 1000
 PLACES = {"train": 1, "val": 2, "test": 3}
 
 
+@cpu_default
 @dataclass(frozen=True, kw_only=True)
 class Sortedness(Task):
     """Tell sequences that never fall from those that do, at lengths beyond those of training.

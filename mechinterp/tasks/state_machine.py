@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp.automata import NAMED, HiddenMarkov, Optimum, language, mess3
+from mechinterp.devices import cpu_default
 from mechinterp.tasks.base import Batch, Split, Task, predicted
 
 KINDS = ("cycle", "deterministic", "stochastic", "mess3")
@@ -21,6 +22,7 @@ CONCENTRATION = 0.3
 likely."""
 
 
+@cpu_default
 @dataclass(frozen=True, kw_only=True)
 class StateMachine(Task):
     """Predict the next token of a machine that goes from state to state and emits a token at each step.

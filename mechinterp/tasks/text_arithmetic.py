@@ -11,10 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechinterp.devices import cpu_default
 from mechinterp.tasks.base import Batch, predicted
 from mechinterp.tasks.texts import TextArithmetic
 
 
+@cpu_default
 @dataclass(frozen=True, kw_only=True)
 class TextSum(TextArithmetic):
     """Answer the sum of two numbers by a single number, the sum over ``unit``; the loss is the mean square.
@@ -78,6 +80,7 @@ class TextSum(TextArithmetic):
 READOUTS = ("classes", "circle", "value")
 
 
+@cpu_default
 @dataclass(frozen=True, kw_only=True)
 class TextModular(TextArithmetic):
     """Answer the sum of two numbers mod k.

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mechinterp.devices import cpu_default
 from mechinterp.tasks.base import Batch, Split, Task
 from mechinterp.tasks.digits import columns_of, digits_of
 from mechinterp.tasks.problems import Problems
@@ -22,6 +23,7 @@ PADDING = 0
 """The id of padding."""
 
 
+@cpu_default
 @dataclass(frozen=True, kw_only=True)
 class TextArithmetic(Task):
     """What sums and residues of two numbers written as text share.

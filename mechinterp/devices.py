@@ -10,11 +10,16 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
 
 Wrapped = TypeVar("Wrapped", bound=Callable | type)
+
+_OUTSIDE: ContextVar[torch.device | None] = ContextVar("_OUTSIDE", default=None)
+"""The caller's default device, while ours is another."""
 
 _modes = getattr(torch._C, "_len_torch_function_stack", lambda: 1)
 """Count what stands around torch's functions: a default device does, and reading which costs far more."""
@@ -47,12 +52,22 @@ def cpu_default(wrapped: Wrapped) -> Wrapped:
     return wrapped
 
 
+def callers_default() -> AbstractContextManager:
+    """Return the caller's default device as a context, for what is not ours: metrics, edits, networks."""
+    device = _OUTSIDE.get()
+    return nullcontext() if device is None else torch.device(device)
+
+
 def _around(function: Callable) -> Callable:
     @functools.wraps(function)
     def on_cpu(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or not _modes() or torch.get_default_device().type == "cpu":
             return function(*args, **kwargs)
-        with torch.device("cpu"):
-            return function(*args, **kwargs)
+        token = _OUTSIDE.set(torch.get_default_device())
+        try:
+            with torch.device("cpu"):
+                return function(*args, **kwargs)
+        finally:
+            _OUTSIDE.reset(token)
 
     return on_cpu

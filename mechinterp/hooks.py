@@ -33,6 +33,8 @@ from transformer_lens.config import TransformerLensConfig
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.HookedRootModule import HookedRootModule
 
+from mechinterp.devices import callers_default
+
 __all__ = [
     "ActivationCache",
     "Edit",
@@ -168,7 +170,8 @@ class Site:
         if sum(isinstance(part, Tensor) for part in parts) < 2:
             return tuple(parts)
         lists = [
-            part if isinstance(part, Tensor) else torch.arange(size)[part] for part, size in zip(parts, shape)
+            part if isinstance(part, Tensor) else torch.arange(size, device="cpu")[part]
+            for part, size in zip(parts, shape)
         ]
         return tuple(
             entries.reshape([-1 if other == axis else 1 for other in range(len(lists))])
@@ -182,7 +185,7 @@ class Site:
         try:
             entries = torch.as_tensor(given, device="cpu").reshape(-1)
         except (TypeError, ValueError, RuntimeError):
-            entries = torch.zeros(1)
+            entries = torch.zeros(1, device="cpu")
         if entries.numel() and (entries.is_floating_point() or entries.is_complex()):
             raise TypeError(
                 f"expected whole numbers, a slice or a mask along {axis!r} at {self.name}, got {value!r}; "
@@ -497,7 +500,7 @@ def _run(
 
     hooks = [(name, act(order, name)) for order, name in sorted(pending)]
     hooks += [(name, keep(name)) for name in wanted or ()]
-    with turn(model), model.hooks(fwd_hooks=hooks):
+    with turn(model), model.hooks(fwd_hooks=hooks), callers_default():
         output = model(*inputs, **forward)
     if pending:
         order, name = min(pending)

@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "devices": set(),
     "files": set(),
     "formatting": set(),
-    "hooks": set(),
+    "hooks": {"devices"},
     "records": {"files"},
     "result": {"files", "formatting", "records"},
     "tasks": {"automata", "devices"},

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from mechinterp.devices import cpu_default
 from mechinterp.models.encoder_decoder import HookedEncoderDecoder
 from mechinterp.models.factories import digit_addition as build
 from mechinterp.tasks.digit_addition import DigitAddition
@@ -31,6 +32,7 @@ SHARP = 40.0
 
 
 @torch.no_grad()
+@cpu_default
 def digit_addition(task: DigitAddition, **changes: Any) -> HookedEncoderDecoder:
     """One layer of encoder and decoder each; heads ``decoder.0.cross.0`` to ``.3`` read a_i, b_i, a_{i-1},
     b_{i-1}.

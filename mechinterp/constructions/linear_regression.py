@@ -16,12 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechinterp.devices import cpu_default
 from mechinterp.models.factories import linear_regression as build
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.tasks.linear_regression import LinearRegression
 from mechinterp.tasks.regression_methods import descent
 
 
+@cpu_default
 def linear_regression(
     task: LinearRegression,
     rates: Sequence[float] | None = None,
@@ -94,6 +96,7 @@ class Steps:
         return descent(x, y, k, self.rates, self.curvatures)
 
 
+@cpu_default
 def best_steps(
     task: LinearRegression, steps: int, *, curved: bool = False, n: int = 20_000, seed: int = 0
 ) -> Steps:

@@ -17,11 +17,13 @@ from collections.abc import Sequence
 
 import torch
 
+from mechinterp.devices import cpu_default
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.tasks.modular_addition import ModularAddition
 
 
+@cpu_default
 def default_frequencies(p: int, n: int = 5) -> tuple[int, ...]:
     """Up to n frequencies spread over 1 .. (p - 1) / 2, the same for every call."""
     most = (p - 1) // 2
@@ -29,6 +31,7 @@ def default_frequencies(p: int, n: int = 5) -> tuple[int, ...]:
     return tuple(spread.unique().tolist())
 
 
+@cpu_default
 def turned(directions: int, p: int) -> float:
     """By how much neurons that look from so many directions turn an angle at most, in radians."""
     phi = 2 * torch.pi * torch.arange(directions, dtype=torch.float64) / directions
@@ -37,6 +40,7 @@ def turned(directions: int, p: int) -> float:
     return float((seen * torch.exp(-2j * half)).angle().abs().max())
 
 
+@cpu_default
 def modular_addition(
     task: ModularAddition,
     frequencies: Sequence[int] | None = None,

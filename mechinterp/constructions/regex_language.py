@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mechinterp.automata import CLASSES, DFA
 from mechinterp.automata.dfa import check_ids
+from mechinterp.devices import cpu_default
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.tasks.regex_language import RegexLanguage
@@ -59,6 +60,7 @@ class ValueMatrices:
         return torch.stack(trace, 1)
 
 
+@cpu_default
 def log_depth(dfa: DFA, max_len: int, scale: float = 10.0) -> HookedTransformer:
     """A transformer that answers, after every symbol, which state the automaton is in.
 
@@ -80,6 +82,7 @@ def log_depth(dfa: DFA, max_len: int, scale: float = 10.0) -> HookedTransformer:
     return model
 
 
+@cpu_default
 def regex_language(task: RegexLanguage, scale: float = 10.0) -> HookedTransformer:
     """The same network with the task's outputs: the class of the state, and what tends to come next.
 
@@ -107,6 +110,7 @@ def _logs(counts: Float[Tensor, "state next"]) -> Float[Tensor, "state next"]:
     return shares.clamp(min=1e-4).log().float()
 
 
+@cpu_default
 def near_construction(
     model: HookedTransformer, dfa: DFA, noise: float = 0.0, seed: int = 0
 ) -> HookedTransformer:
@@ -142,6 +146,7 @@ def near_construction(
     return model
 
 
+@cpu_default
 def off_construction(model: HookedTransformer, dfa: DFA) -> Float[Tensor, ""]:
     """How far the first layer's heads are from the value matrices: the mean squared difference.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mechinterp.devices import cpu_default
 from mechinterp.models.factories import sortedness as build
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.tasks.sortedness import Sortedness
@@ -25,6 +26,7 @@ SURE = 20.0
 
 
 @torch.no_grad()
+@cpu_default
 def sortedness(task: Sortedness, **changes: Any) -> HookedTransformer:
     """Two causal layers of two heads; ``blocks.0`` head 0 is the prefix-maximum head.
 

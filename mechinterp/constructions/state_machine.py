@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mechinterp.devices import cpu_default
 from mechinterp.models.factories import state_machine as build
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.tasks.state_machine import StateMachine
@@ -20,6 +21,7 @@ NEVER = -30.0
 
 
 @torch.no_grad()
+@cpu_default
 def state_machine(task: StateMachine, **changes: Any) -> HookedTransformer:
     """One layer, whose attention writes nothing, with codebooks behind both sublayers.
 

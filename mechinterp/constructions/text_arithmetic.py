@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from mechinterp.devices import cpu_default
 from mechinterp.models.factories import text_arithmetic as build
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.tasks.text_arithmetic import TextModular
@@ -30,6 +31,7 @@ SURE = 20.0
 
 
 @torch.no_grad()
+@cpu_default
 def text_arithmetic(task: TextArithmetic, **changes: Any) -> HookedTransformer:
     """One layer of two heads, of which ``blocks.0`` head 0 adds and head 1 is idle.
 
@@ -84,6 +86,7 @@ def text_arithmetic(task: TextArithmetic, **changes: Any) -> HookedTransformer:
     return model
 
 
+@cpu_default
 def places(task: TextArithmetic) -> list[int | None]:
     """The place of each character's digit, 0 for units; ``None`` where there is no digit."""
     digits = range(task.n_digits)[::-1]

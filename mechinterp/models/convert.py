@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mechinterp.devices import cpu_default
 from mechinterp.hooks import HookedRootModule, transformer_lens_3
 from mechinterp.models.config import ACTIVATIONS, TransformerConfig
 from mechinterp.models.transformer import HookedTransformer
@@ -59,6 +60,7 @@ _WITHOUT_EFFECT = frozenset(
 last three restate ``normalization_type``; the four before them act only under other flags)."""
 
 
+@cpu_default
 def to_transformer_lens(model: HookedTransformer) -> Any:
     """The same network as TransformerLens 3's ``HookedTransformer``, with copied weights.
 
@@ -92,6 +94,7 @@ def to_transformer_lens(model: HookedTransformer) -> Any:
     return theirs
 
 
+@cpu_default
 def from_transformer_lens(hooked_transformer: HookedRootModule) -> HookedTransformer:
     """Our network with the weights of TransformerLens 3's ``HookedTransformer``, copied.
 
@@ -127,6 +130,7 @@ def from_transformer_lens(hooked_transformer: HookedRootModule) -> HookedTransfo
     return ours
 
 
+@cpu_default
 def weights_from_transformer_lens(
     state_dict: Mapping[str, Tensor], cfg: TransformerConfig
 ) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechinterp.devices import cpu_default
 from mechinterp.models.encoder_decoder import HookedEncoderDecoder
 from mechinterp.models.hooked import Hooked
 from mechinterp.models.weights import WeightViews
@@ -16,6 +17,7 @@ GIVEN = ("source_tokens", "source_mask", "encoded")
 """Buffers: the packed sources, what is real in them, and what the encoder made of them."""
 
 
+@cpu_default
 class Decoder(WeightViews, Hooked):
     """The decoder of a network for some sources, as TransformerLens's tools take a model.
 

@@ -7,6 +7,7 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mechinterp.devices import cpu_default
 from mechinterp.hooks import HookPoint, is_hooked
 from mechinterp.models.attention import Attention, View
 from mechinterp.models.config import EncoderDecoderConfig, TransformerConfig
@@ -86,6 +87,7 @@ class DecoderBlock(Block):
         return attn.hook_q_input(asking.clone()), keys, values
 
 
+@cpu_default
 class HookedEncoderDecoder(WeightViews, Hooked):
     """An encoder and a decoder, made to be taken apart (Vaswani et al. 2017, normalised first).
 

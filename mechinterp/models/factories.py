@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mechinterp.devices import cpu_default
 from mechinterp.models.config import EncoderDecoderConfig, TransformerConfig
 from mechinterp.models.encoder_decoder import HookedEncoderDecoder
 from mechinterp.models.transformer import HookedTransformer
@@ -19,6 +20,7 @@ from mechinterp.tasks.state_machine import StateMachine
 from mechinterp.tasks.texts import TextArithmetic
 
 
+@cpu_default
 def modular_addition(task: ModularAddition, **changes: Any) -> HookedTransformer:
     """The one-layer network of Nanda et al. (2023): no LayerNorm, no trained biases, untied.
 
@@ -42,6 +44,7 @@ def modular_addition(task: ModularAddition, **changes: Any) -> HookedTransformer
     return HookedTransformer(TransformerConfig(**fields | changes))
 
 
+@cpu_default
 def regex_language(task: RegexLanguage, **changes: Any) -> HookedTransformer:
     """One causal layer with dropout and fixed sinusoidal positions, which answers symbol and class.
 
@@ -70,6 +73,7 @@ def regex_language(task: RegexLanguage, **changes: Any) -> HookedTransformer:
     return HookedTransformer(TransformerConfig(**_shared(fields)))
 
 
+@cpu_default
 def linear_regression(task: LinearRegression, **changes: Any) -> HookedTransformer:
     """Layers of attention alone that work on the tokens themselves (von Oswald et al. 2023).
 
@@ -106,6 +110,7 @@ def linear_regression(task: LinearRegression, **changes: Any) -> HookedTransform
     return _regression(task, {"average_keys": fields["attention"] == "linear"} | fields)
 
 
+@cpu_default
 def deep_linear_regression(task: LinearRegression, **changes: Any) -> HookedTransformer:
     """Six layers of softmax attention and MLPs, with LayerNorm, that regress in context (Garg et al. 2022).
 
@@ -140,6 +145,7 @@ def _regression(task: LinearRegression, fields: dict[str, Any]) -> HookedTransfo
     return HookedTransformer(TransformerConfig(**own | fields))
 
 
+@cpu_default
 def digit_addition(
     task: DigitAddition, decoder_only: bool = False, **changes: Any
 ) -> HookedEncoderDecoder | HookedTransformer:
@@ -168,6 +174,7 @@ def digit_addition(
     return HookedEncoderDecoder(EncoderDecoderConfig(**own | fields))
 
 
+@cpu_default
 def text_arithmetic(task: TextArithmetic, decoder_only: bool = False, **changes: Any) -> HookedTransformer:
     """Two bidirectional layers that read a problem as characters and answer once, at the last one.
 
@@ -198,6 +205,7 @@ SMALL = 0.25
 """What its vectors of tokens and learned positions are multiplied by to begin with."""
 
 
+@cpu_default
 def sortedness(task: Sortedness, encoding: str = "none", **changes: Any) -> HookedTransformer:
     """Two layers of four heads that answer at the last token; ``attention_dir`` is causal by default.
 
@@ -252,6 +260,7 @@ def sortedness(task: Sortedness, encoding: str = "none", **changes: Any) -> Hook
     return model
 
 
+@cpu_default
 def state_machine(task: StateMachine, codebooks: bool = True, **changes: Any) -> HookedTransformer:
     """Three causal layers that predict the next token, with a codebook of 32 behind every sublayer.
 

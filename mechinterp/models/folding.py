@@ -14,10 +14,12 @@ from typing import Any
 
 from torch import Tensor
 
+from mechinterp.devices import cpu_default
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.transformer import HookedTransformer
 
 
+@cpu_default
 def fold_ln(model: Any) -> HookedTransformer:
     """A new network that computes the same, with ``LNPre`` or ``RMSPre`` for ``LN`` or ``RMS``.
 

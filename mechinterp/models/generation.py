@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechinterp.devices import cpu_default
 from mechinterp.hooks import takes_turns
 from mechinterp.models.attention import View
 from mechinterp.models.embedding import enter
@@ -18,6 +19,7 @@ from mechinterp.models.transformer import HookedTransformer
 Generator = HookedTransformer | HookedEncoderDecoder
 
 
+@cpu_default
 @takes_turns
 @torch.no_grad()
 def generate(

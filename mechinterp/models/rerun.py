@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mechinterp.devices import cpu_default
 from mechinterp.hooks import run_with_cache
 from mechinterp.models.attention import View
 from mechinterp.models.changed_keys import ChangedKeys, stretch
@@ -47,6 +48,7 @@ class Pins:
     mlp_out: Mapping[int, Float[Tensor, "any pos d_model"]]
 
 
+@cpu_default
 class Rerun(Entrances, Paths):
     """The intact run of a ``HookedTransformer``, from which changed ones are worked out.
 

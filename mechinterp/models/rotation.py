@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechinterp.devices import cpu_default
 from mechinterp.models.codebook import Codebook
 from mechinterp.models.folding import fold_ln
 from mechinterp.models.transformer import HookedTransformer
 
 
+@cpu_default
 def rotate_stream(model: HookedTransformer, seed: int = 0) -> HookedTransformer:
     """A new network that computes the same in a stream turned by a random rotation.
 

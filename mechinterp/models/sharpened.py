@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mechinterp.devices import cpu_default
 from mechinterp.models.transformer import HookedTransformer
 
 
+@cpu_default
 def sharpened(model: HookedTransformer, n_keys: int) -> HookedTransformer:
     """A copy whose scores grow with log n from so many keys on, as ``TransformerConfig.attn_log_n`` says.
 

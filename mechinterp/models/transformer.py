@@ -11,6 +11,7 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mechinterp.devices import cpu_default
 from mechinterp.hooks import HookPoint
 from mechinterp.models.attention import Attention, View
 from mechinterp.models.codebook import Codebook
@@ -107,6 +108,7 @@ class Block(nn.Module):
         return q, k, v
 
 
+@cpu_default
 class HookedTransformer(WeightViews, Hooked):
     """A transformer made to be taken apart.
 

@@ -123,7 +123,7 @@ class Recipe:
         """The steps after which the series keeps the weights."""
         if self.checkpoints == 0:
             return frozenset()
-        spread = torch.linspace(0, 1, max(2, self.checkpoints), dtype=torch.float64)
+        spread = torch.linspace(0, 1, max(2, self.checkpoints), dtype=torch.float64, device="cpu")
         if self.checkpoint_spacing == "log":
             steps = (torch.exp(spread * math.log(self.steps + 1)) - 1).round()
         else:

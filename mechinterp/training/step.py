@@ -40,7 +40,7 @@ class Stepper:
             self.optimizers["muon"] = Muon(matrices, recipe.lr, recipe.weight_decay)
         self.dtype = getattr(torch, recipe.loss_dtype)
         self.generator = torch.Generator().manual_seed(recipe.seed)
-        self.order = torch.empty(0, dtype=torch.long)
+        self.order = torch.empty(0, dtype=torch.long, device="cpu")
         self.cuda = sorted({x.device.index or 0 for x in model.parameters() if x.device.type == "cuda"})
 
     def step(self) -> float:
@@ -74,7 +74,7 @@ class Stepper:
         if size is None or size >= len(self.train):
             return self.train
         if len(self.order) < size:
-            self.order = torch.randperm(len(self.train), generator=self.generator)
+            self.order = torch.randperm(len(self.train), generator=self.generator, device="cpu")
         rows, self.order = self.order[:size], self.order[size:]
         return self.train[rows.to(self.train.inputs.device)]
 

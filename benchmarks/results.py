@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
 from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from mechinterp.formatting import format_number
 from mechinterp.result import Claim, claims_table
 from mechinterp.runs import Run, list_runs
+from mechinterp.studies.withdrawn import withdraw
 
 HEAD = """# Results
 
@@ -18,19 +20,47 @@ Written by `make studies` from the runs themselves. A row is a claim: in how man
 range), and that of the same measure under the control. *Untested* means that the network had not learned its
 task, or that there was nothing to ask about. Where seeds are studies of their own, numbers within a sentence
 are those of the first.
+
+*Withdrawn* means that the number stays and the finding does not: something that lacks what the sentence says
+passes the claim too, or an identity makes it true, or its measure is wrong. The reason stands beside it. Such
+claims will be made again by other measures.
+
+Each section names the commit at which it was written. Code that came later was not run for it.
 """
+
+
+def claims_of(run: Run) -> list[Claim]:
+    """The claims of a study's run; those that were withdrawn since it ran are marked."""
+    return withdraw(run.config["study"], run.claims)
+
+
+def written_at() -> str:
+    """The line that says at which commit a section is written; it says so where there is none."""
+
+    def git(*words: str) -> str:
+        root = Path(__file__).parent.parent
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout
+
+    try:
+        commit, date = git("log", "-1", "--format=%h %cs").split()
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/mechinterp", ":/benchmarks")
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return "Written outside of a git repository, so that no commit is known."
+    return f"Written at commit `{commit}` ({date})" + (", with changes that it has not." if changed else ".")
 
 
 def table(runs: list[Run]) -> str:
     """The claims of one study's runs, one row a claim."""
     by_claim: dict[str, list[Claim]] = defaultdict(list)
     for run in runs:
-        for claim in run.claims:
+        for claim in claims_of(run):
             by_claim[claim.id].append(claim)
     rows = ["| claim | verdict | value | trivial | control |", "|---|---|---|---|---|"]
     for id, claims in by_claim.items():
         verdicts = Counter(claim.verdict for claim in claims)
         said = ", ".join(f"{verdict} {count}/{len(claims)}" for verdict, count in verdicts.items())
+        if claims[0].withdrawn:
+            said = f"**withdrawn**: {claims[0].withdrawn}"
         control = f"{middle([c.control for c in claims])} ({claims[0].control_kind})"
         rows.append(
             f"| `{id}`: {claims[0].statement} | {said} | {spread([c.value for c in claims])} | "
@@ -56,7 +86,7 @@ def spread(values: list[float | None]) -> str:
 def by_language(runs: list[Run]) -> str:
     """One row a language, one column a claim: the mean over seeds, its control, and the verdict."""
     ordered = sorted(runs, key=lambda run: run.path.name)
-    tables = {run.config["pattern"]: {claim.id: claim for claim in run.claims} for run in ordered}
+    tables = {run.config["pattern"]: {claim.id: claim for claim in claims_of(run)} for run in ordered}
     ids = list(next(iter(tables.values())))
     head = [
         "Each cell: the verdict, in how many of the seeds that could be asked it holds, the mean over those "
@@ -68,7 +98,10 @@ def by_language(runs: list[Run]) -> str:
     for pattern, claims in tables.items():
         name = pattern.replace("|", "\\|")
         rows.append(f"| `{name}` | " + " | ".join(map(cell, claims.values())) + " |")
-    sentences = [f"- `{id}`: {claim.statement}" for id, claim in next(iter(tables.values())).items()]
+    sentences = [
+        f"- `{id}`: {claim.statement}" + (f" **Withdrawn**: {claim.withdrawn}" if claim.withdrawn else "")
+        for id, claim in next(iter(tables.values())).items()
+    ]
     controls = {f"`{claim.id}`: {claim.control_kind}" for claim in next(iter(tables.values())).values()}
     said = "\nThe claims, in the words of the first language:\n\n" + "\n".join(sentences)
     return "\n".join([*head, *rows, said, f"\nControls: {'; '.join(sorted(controls))}."])
@@ -105,7 +138,8 @@ BACKED_BY = {
 def by_network(runs: list[Run]) -> str:
     """The table of networks, that of theory's settings, and the claims, which are over seeds already."""
     run = max(runs, key=lambda run: run.config["seeds"])
-    verdicts = {claim.id: claim.verdict for claim in run.claims}
+    claims = claims_of(run)
+    verdicts = {claim.id: claim.verdict for claim in claims}
     course, parts = run.results["course_table"].values, []
     columns = [str(column) for column in course.column.values]
     rows = [f"| network | {' | '.join(columns)} | interpretation |", "|---" * (len(columns) + 2) + "|"]
@@ -129,7 +163,7 @@ def by_network(runs: list[Run]) -> str:
             ]
             said = f"\n{name.replace('_', ' ').capitalize()}: {values.attrs['units']}.\n"
             parts.append("\n".join([said, head, "|---" * (len(values.seed) + 1) + "|", *lines]))
-    return "\n".join([*parts, "", claims_table(run.claims)])
+    return "\n".join([*parts, "", claims_table(claims)])
 
 
 def by_scores(runs: list[Run], table: str, said: str) -> str:
@@ -146,7 +180,7 @@ def by_scores(runs: list[Run], table: str, said: str) -> str:
     for name in map(str, parts[0].values.network.values):
         rows.append(f"| {name} | {' | '.join(f'{float(p.values.sel(network=name)):.4f}' for p in parts)} |")
     head = f"{len(parts)} seeds. {said.format(n=parts[0].provenance['n'])}:\n"
-    return "\n".join([head, *rows, "", claims_table(run.claims)])
+    return "\n".join([head, *rows, "", claims_table(claims_of(run))])
 
 
 PUBLISHED = ("learned", "sinusoidal", "absent")
@@ -177,7 +211,7 @@ def by_length(runs: list[Run]) -> str:
         cells = [[float(r.values.sel(network=name, length=length)) for r in found] for length in lengths]
         cells.append([float(r.extra["log_n"].sel(network=name, length=lengths[-1])) for r in found])
         rows.append(f"| {said} | {' | '.join(f'{statistics.mean(c):.3f} ({min(c):.3f})' for c in cells)} |")
-    return "\n".join([*head, *rows, "", claims_table(run.claims)])
+    return "\n".join([*head, *rows, "", claims_table(claims_of(run))])
 
 
 PAGES = {
@@ -208,7 +242,9 @@ def main(root: str = "runs/studies", target: str = "RESULTS.md") -> None:
     if not by_study:
         raise SystemExit(f"expected finished studies below {root}, found none; run `make studies`")
     sections = kept(Path(target))
-    sections |= {study: PAGES.get(study, by_seed)(runs) for study, runs in by_study.items()}
+    sections |= {
+        study: f"{written_at()}\n\n{PAGES.get(study, by_seed)(runs)}" for study, runs in by_study.items()
+    }
     parts = [f"## {study}\n\n{text}\n" for study, text in sorted(sections.items())]
     Path(target).write_text("\n".join([HEAD, *parts]))
 

@@ -11,7 +11,7 @@ import html
 import importlib
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,7 +27,7 @@ from mechinterp.records import (
     read_fields,
 )
 
-Verdict = Literal["holds", "fails", "untested"]
+Verdict = Literal["holds", "fails", "untested", "withdrawn"]
 
 
 class NotLearned(UserWarning):
@@ -192,11 +192,15 @@ class Claim:
         control: the same under the null.
         control_kind: which null.
         interval: a 95 % interval (low, high), of what ``interval_over`` says.
-        verdict: holds, fails, or untested because the network did not learn its task, or there was nothing to
-            ask about.
+        verdict: holds, fails, untested because the network did not learn its task, or there was nothing to
+            ask about, or withdrawn because what was measured does not show what the sentence says.
         source: who said it: paper and section.
         values_by_seed, holds_by_seed: the same of each network where there are several, in the order of
             their seeds; ``None`` where the network did not learn, or there was nothing to ask about.
+        withdrawn: why the claim is withdrawn, in one sentence; empty for every other verdict.
+
+    Raises:
+        ValueError: a control without its kind, or a reason without the verdict withdrawn, or the reverse.
     """
 
     id: str
@@ -212,9 +216,23 @@ class Claim:
     source: str = ""
     values_by_seed: tuple[Number, ...] = ()
     holds_by_seed: tuple[bool | None, ...] = ()
+    withdrawn: str = ""
 
     def __post_init__(self) -> None:
         _check_control(self.id, self.control, self.control_kind)
+        if (self.verdict == "withdrawn") != bool(self.withdrawn.strip()):
+            raise ValueError(
+                f"expected a reason in `withdrawn` with the verdict withdrawn and with no other, got "
+                f"{self.withdrawn!r} and the verdict {self.verdict} of {self.id}; use Claim.withdraw(reason)"
+            )
+
+    def withdraw(self, reason: str) -> Claim:
+        """Return the same claim with its numbers, withdrawn for a reason.
+
+        Args:
+            reason: why what was measured does not show what the sentence says, in one sentence.
+        """
+        return replace(self, verdict="withdrawn", withdrawn=reason)
 
     def to_json(self) -> dict[str, Any]:
         """The claim as plain JSON values; numbers that are not finite become null."""
@@ -238,8 +256,11 @@ class Claim:
 
     @property
     def seeds(self) -> str:
-        """In how many seeds it holds, and in how many it could not be asked; empty where there is one."""
-        if not self.holds_by_seed:
+        """In how many seeds it holds, and in how many it could not be asked.
+
+        Empty where there is one seed, and for a claim that is withdrawn, which counts nowhere as holding.
+        """
+        if not self.holds_by_seed or self.withdrawn:
             return ""
         asked = [holds for holds in self.holds_by_seed if holds is not None]
         left = len(self.holds_by_seed) - len(asked)
@@ -251,9 +272,12 @@ class Claim:
         return ", ".join(map(format_number, self.values_by_seed))
 
     def __str__(self) -> str:
-        parts = [f"{self.verdict.upper():9}{self.id}: {self.statement}", f"value {format_number(self.value)}"]
+        parts = [
+            f"{self.verdict.upper():8} {self.id}: {self.statement}",
+            f"value {format_number(self.value)}",
+        ]
         if self.by_seed:
-            parts.append(f"by seed {self.by_seed} (holds in {self.seeds})")
+            parts.append(f"by seed {self.by_seed}" + (f" (holds in {self.seeds})" if self.seeds else ""))
         if self.trivial is not None:
             parts.append(f"trivial {format_number(self.trivial)}")
         if self.theory is not None:
@@ -262,6 +286,8 @@ class Claim:
             parts.append(f"control {format_number(self.control)} ({self.control_kind})")
         if self.interval is not None:
             parts.append(f"interval {format_interval(self.interval)} over {self.interval_over}")
+        if self.withdrawn:
+            parts.append(f"withdrawn: {self.withdrawn}")
         return "; ".join(parts)
 
 
@@ -274,8 +300,11 @@ def claims_table(claims: Iterable[Claim]) -> str:
     """The claims as a table in Markdown."""
     rows = ["| claim | verdict | value | trivial | control | 95 % interval |", "|---|---|---|---|---|---|"]
     for claim in claims:
-        statement = " ".join(claim.statement.split()).replace("|", r"\|")
+        statement, reason = (
+            " ".join(text.split()).replace("|", r"\|") for text in (claim.statement, claim.withdrawn)
+        )
         said = f"**{claim.verdict}**" + (f" ({claim.seeds})" if claim.seeds else "")
+        said += f": {reason}" if reason else ""
         value = format_number(claim.value)
         value += "" if claim.theory is None else f" (theory {format_number(claim.theory)})"
         value += f"; by seed {claim.by_seed}" if claim.by_seed else ""

@@ -7,7 +7,6 @@ pruned, patched and watched.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,6 +19,7 @@ from mechinterp.studies.digit_addition.anatomy import Anatomy
 from mechinterp.studies.digit_addition.claims import judge
 from mechinterp.studies.digit_addition.networks import KINDS, REVERSED
 from mechinterp.studies.seeds import every_seed
+from mechinterp.studies.withdrawn import tally
 from mechinterp.tasks.digit_addition import DigitAddition
 
 __all__ = ["KINDS", "Anatomy", "DigitAdditionStudy", "silent", "study"]
@@ -149,13 +149,13 @@ def study(config: DigitAdditionStudy, out: str | Path, watch: Watch = silent) ->
 
 def summary(found: Sequence[Anatomy], table: Sequence[Claim]) -> str:
     """The finding in a few sentences."""
-    count, task, first = Counter(claim.verdict for claim in table), found[0].task, found[0]
+    task, first = found[0].task, found[0]
     scores = [one.greedy[REVERSED] for one in found]
     return (
         f"Sums of {task.n_digits} digits in base {task.base}, least significant digit first, by an "
         f"encoder-decoder of {len(first.heads.ablated.components)} heads: {min(scores):.4f} to "
         f"{max(scores):.4f} of held-out problems are written right. In the first seed "
         f"{len(first.heads.critical)} heads are critical, {len(first.heads.redundant)} can go alone, and "
-        f"{len(first.heads.pruned)} together. {len(found)} seed{'s' * (len(found) > 1)}; of {len(table)} "
-        f"claims {count['holds']} hold, {count['fails']} fail and {count['untested']} are untested."
+        f"{len(first.heads.pruned)} together. {len(found)} seed{'s' * (len(found) > 1)}; of "
+        f"{tally(table)}."
     )

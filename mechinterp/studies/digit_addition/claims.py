@@ -13,6 +13,7 @@ from mechinterp.studies.digit_addition.anatomy import Anatomy, steps_to
 from mechinterp.studies.digit_addition.heads import KEPT, LOST, prunable
 from mechinterp.studies.digit_addition.networks import PLAIN, REVERSED, ROOMY, UNENRICHED
 from mechinterp.studies.seeds import claim_of_networks, told
+from mechinterp.studies.withdrawn import withdraws
 
 QUIRKE = "Quirke & Barez (2024), sections 3 and 4"
 PUBLISHED = (0.9985, 0.349)
@@ -27,6 +28,7 @@ APART = 0.1
 _claim = partial(claim_of_networks, of=(REVERSED,), within=(0.0, np.inf))
 
 
+@withdraws("digit-addition")
 def judge(found: Sequence[Anatomy]) -> list[Claim]:
     """Every claim, from one anatomy a seed."""
     return [

@@ -7,7 +7,6 @@ losses, their weights, their derivatives, and on prompts of other kinds than tho
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from mechinterp.studies.linear_regression.networks import (
 from mechinterp.studies.linear_regression.theory import deep_by_dimension, higher_d, optimum_by_setting
 from mechinterp.studies.linear_regression.writeup import PLAN, writeup
 from mechinterp.studies.seeds import seed_findings
+from mechinterp.studies.withdrawn import tally
 from mechinterp.tasks.linear_regression import LinearRegression
 
 __all__ = [
@@ -141,7 +141,7 @@ def study(config: LinearRegressionStudy, out: str | Path, watch: Watch = silent)
 
 def summary(found: Sequence[Anatomy], table: Sequence[Claim]) -> str:
     """The finding in a few sentences."""
-    count, task = Counter(claim.verdict for claim in table), found[0].task
+    task = found[0].task
     ratios = [one.over_optimum[0] for one in found]
     deep = [one.error(DEEP) / one.error("ridge") for one in found]
     return (
@@ -149,6 +149,5 @@ def summary(found: Sequence[Anatomy], table: Sequence[Claim]) -> str:
         f"{task.noise:g}, and a query. One layer of linear attention reaches {min(ratios):.4f} to "
         f"{max(ratios):.4f} times the least loss that such a layer can have, that of one step of gradient "
         f"descent; six layers of softmax attention and MLPs reach {min(deep):.3f} to {max(deep):.3f} times "
-        f"that of Bayes' optimum. {len(found)} seed{'s' * (len(found) > 1)}; of {len(table)} claims "
-        f"{count['holds']} hold, {count['fails']} fail and {count['untested']} are untested."
+        f"that of Bayes' optimum. {len(found)} seed{'s' * (len(found) > 1)}; of {tally(table)}."
     )

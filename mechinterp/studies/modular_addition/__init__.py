@@ -7,7 +7,6 @@ al. (2023), "The Clock and the Pizza".
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,6 +19,7 @@ from mechinterp.studies.base import Stopwatch, StudyReport, Watch, sections_of, 
 from mechinterp.studies.modular_addition.anatomy import Activations, Anatomy
 from mechinterp.studies.modular_addition.claims import as_clean_as_classic, claims
 from mechinterp.studies.modular_addition.grid import phase_claim, phase_grid
+from mechinterp.studies.withdrawn import tally
 from mechinterp.tasks.modular_addition import ModularAddition
 from mechinterp.training.loading import save_network
 from mechinterp.training.recipes import MODULAR_ADDITION
@@ -99,13 +99,11 @@ def study(config: ModularAdditionStudy, out: str | Path, watch: Watch = silent) 
 
 def summary(found: Anatomy, table: list[Claim]) -> str:
     """The finding in three sentences."""
-    count = Counter(claim.verdict for claim in table)
     history = found.job.history
     return (
         f"A one-layer transformer was trained for {found.job.step} steps ({history.seconds:.1f} s) on "
         f"{found.task.train_fraction:.0%} of all pairs and answers {found.score:.2%} of the others. Its "
-        f"logits follow the frequencies {', '.join(map(str, found.keys.tolist()))}. Of {len(table)} claims "
-        f"{count['holds']} hold, {count['fails']} fail and {count['untested']} are untested."
+        f"logits follow the frequencies {', '.join(map(str, found.keys.tolist()))}. Of {tally(table)}."
     )
 
 

@@ -16,11 +16,13 @@ from mechinterp.analysis.statistics import bootstrap_interval, proportion_interv
 from mechinterp.result import Claim, Result, verdict
 from mechinterp.studies.base import first_step, gap_bounds
 from mechinterp.studies.modular_addition.anatomy import Activations, Anatomy
+from mechinterp.studies.withdrawn import withdraws
 
 NANDA = "Nanda et al. (2023)"
 ZHONG = "Zhong et al. (2023); where the boundary lies is disputed"
 
 
+@withdraws("modular-addition")
 def claims(found: Anatomy, results: dict[str, Result]) -> list[Claim]:
     """Every claim but that of the grid; all but the first are gated on the network having learned."""
     return [

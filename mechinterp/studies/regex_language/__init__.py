@@ -8,7 +8,6 @@ that comparison cannot tell: whether states can be read, and whether they cause 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,6 +24,7 @@ from mechinterp.studies.regex_language.comparing import record
 from mechinterp.studies.regex_language.options import RegexLanguageOptions
 from mechinterp.studies.regex_language.sweeps import sweep
 from mechinterp.studies.regex_language.training import Trained, train
+from mechinterp.studies.withdrawn import tally
 
 __all__ = [
     "PATTERNS",
@@ -111,7 +111,7 @@ def take_apart(options: RegexLanguageOptions, out: Path, watch: Watch) -> Anatom
 
 def summary(found: list[Anatomy], table: list[Claim]) -> str:
     """The finding in a few sentences."""
-    task, count = found[0].trained.task, Counter(claim.verdict for claim in table)
+    task = found[0].trained.task
     machine = "a machine" if task.pattern in NAMED else "an expression"
     seconds = np.mean([one.trained.run.metrics["seconds"] for one in found])
     score = np.mean([one.measures["class_acc"] for one in found])
@@ -120,8 +120,7 @@ def summary(found: list[Anatomy], table: list[Claim]) -> str:
         f"{task.pattern} is {machine} of {task.dfa.n_states} states over {task.dfa.n_symbols} symbols. "
         f"{networks} network{'s' * (networks > 1)} of {layers} layer{'s' * (layers > 1)}, trained for "
         f"{seconds:.0f} s each on words of {task.min_len} to {task.max_len} symbols, classify {score:.2%} "
-        f"of the prefixes of unseen words. Of {len(table)} claims {count['holds']} hold, {count['fails']} "
-        f"fail and {count['untested']} are untested. Words: {'; '.join(task.notes)}."
+        f"of the prefixes of unseen words. Of {tally(table)}. Words: {'; '.join(task.notes)}."
         + "".join(f" Not measured: {what}, since {why}." for what, why in found[0].missing.items())
     )
 

@@ -11,12 +11,14 @@ from mechinterp.automata import is_aperiodic
 from mechinterp.result import Claim, Result
 from mechinterp.studies.base import Measure, claim_over_seeds
 from mechinterp.studies.regex_language.anatomy import Anatomy
+from mechinterp.studies.withdrawn import withdraws
 
 PUBLISHED = "the published comparison of value matrices with a construction"
 LIU = "after Liu et al. (2023), Transformers Learn Shortcuts to Automata"
 NULL = "random automata of the same size"
 
 
+@withdraws("regex-language")
 def judge(found: Sequence[Anatomy]) -> list[Claim]:
     """Every claim about one pattern, from one anatomy a seed."""
     return [

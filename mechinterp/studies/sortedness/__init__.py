@@ -8,7 +8,6 @@ that can learn does, and what is asked is what each does at sixteen times the le
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -22,6 +21,7 @@ from mechinterp.studies.sortedness.anatomy import Anatomy
 from mechinterp.studies.sortedness.claims import judge
 from mechinterp.studies.sortedness.lengths import FURTHEST
 from mechinterp.studies.sortedness.networks import FREE, KINDS
+from mechinterp.studies.withdrawn import tally
 from mechinterp.tasks.sortedness import Sortedness
 
 __all__ = ["KINDS", "Anatomy", "SortednessStudy", "silent", "study"]
@@ -160,7 +160,7 @@ def study(config: SortednessStudy, out: str | Path, watch: Watch = silent) -> St
 
 def summary(found: Sequence[Anatomy], table: Sequence[Claim]) -> str:
     """The finding in a few sentences."""
-    count, task = Counter(claim.verdict for claim in table), found[0].task
+    task = found[0].task
     at = found[0].far(FURTHEST)
     plain, sharp = (
         [float(values(one).sel(network=FREE, length=at)) for one in found]
@@ -173,6 +173,5 @@ def summary(found: Sequence[Anatomy], table: Sequence[Claim]) -> str:
         f"Sequences of {task.train_lengths[0]} to {task.train_lengths[1]} of {task.vocabulary} integers "
         f"train; at length {at} a causal network without positions is right on {min(plain):.1%} to "
         f"{max(plain):.1%}, and with scores that grow with log n on {min(sharp):.1%} to {max(sharp):.1%}. "
-        f"{len(found)} seed{'s' * (len(found) > 1)}; of {len(table)} claims {count['holds']} hold, "
-        f"{count['fails']} fail and {count['untested']} are untested."
+        f"{len(found)} seed{'s' * (len(found) > 1)}; of {tally(table)}."
     )

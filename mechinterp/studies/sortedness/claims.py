@@ -28,6 +28,7 @@ from mechinterp.studies.sortedness.why import (
     dilution_explains_decay,
     prefix_max_head_found,
 )
+from mechinterp.studies.withdrawn import withdraws
 from mechinterp.training.recipes import SORTEDNESS
 
 _claim = partial(claim_of_networks, within=(0.0, 1.0))
@@ -38,6 +39,7 @@ MARGIN = 0.02
 HOMEWORK = "a published homework, which reports about 50 % for three encodings"
 
 
+@withdraws("sortedness")
 def judge(found: Sequence[Anatomy]) -> list[Claim]:
     """Every claim, from one anatomy a seed."""
     return [

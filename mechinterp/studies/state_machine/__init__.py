@@ -9,7 +9,6 @@ comes.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -22,6 +21,7 @@ from mechinterp.studies.seeds import every_seed
 from mechinterp.studies.state_machine.anatomy import Anatomy, dashboard, training_so_far
 from mechinterp.studies.state_machine.claims import judge, share_of_ceiling
 from mechinterp.studies.state_machine.networks import KINDS, ONE_CODE, SHARED
+from mechinterp.studies.withdrawn import tally
 from mechinterp.tasks.state_machine import StateMachine
 
 __all__ = ["KINDS", "Anatomy", "StateMachineStudy", "dashboard", "silent", "study", "training_so_far"]
@@ -131,12 +131,11 @@ def study(config: StateMachineStudy, out: str | Path, watch: Watch = silent) -> 
 
 def summary(found: Sequence[Anatomy], shares: Sequence[float], table: Sequence[Claim]) -> str:
     """The finding in a few sentences."""
-    count, task = Counter(claim.verdict for claim in table), found[0].task
+    task = found[0].task
     own = [share_of_ceiling(one, ONE_CODE) for one in found]
     return (
         f"A cycle of {task.n_states} states that choose among {task.tokens_per_state} tokens. With tokens of "
         f"their own networks with one code at a time reach {min(own):.2%} to {max(own):.2%} of what can be "
         f"known, with shared tokens {min(shares):.2%} to {max(shares):.2%}. {len(found)} "
-        f"seed{'s' * (len(found) > 1)}; of {len(table)} claims {count['holds']} hold, {count['fails']} fail "
-        f"and {count['untested']} are untested."
+        f"seed{'s' * (len(found) > 1)}; of {tally(table)}."
     )

@@ -22,6 +22,7 @@ from mechinterp.studies.state_machine.networks import (
     SOFT,
     WARM,
 )
+from mechinterp.studies.withdrawn import withdraws
 
 _claim = partial(claim_of_networks, within=(0.0, 1.0))
 TAMKIN = "Tamkin et al. (2024)"
@@ -30,6 +31,7 @@ SHUFFLED = "states of other sequences"
 TOKENS = f"last {WINDOW} tokens"
 
 
+@withdraws("state-machine")
 def judge(found: Sequence[Anatomy]) -> list[Claim]:
     """Every claim, from one anatomy a seed."""
     return [

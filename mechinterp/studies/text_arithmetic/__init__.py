@@ -7,7 +7,6 @@ recipe that learns takes its place, and what probes find is set beside what eras
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,6 +20,7 @@ from mechinterp.studies.text_arithmetic.anatomy import Anatomy
 from mechinterp.studies.text_arithmetic.claims import judge
 from mechinterp.studies.text_arithmetic.networks import KINDS, RESIDUE, SUM
 from mechinterp.studies.text_arithmetic.scale import TextGrid, grid, headline
+from mechinterp.studies.withdrawn import tally
 from mechinterp.tasks.text_arithmetic import TextModular
 
 __all__ = ["KINDS", "Anatomy", "TextArithmeticStudy", "TextGrid", "grid", "headline", "silent", "study"]
@@ -156,12 +156,11 @@ def study(config: TextArithmeticStudy, out: str | Path, watch: Watch = silent) -
 
 def summary(found: Sequence[Anatomy], table: Sequence[Claim]) -> str:
     """The finding in a few sentences."""
-    count, task = Counter(claim.verdict for claim in table), found[0].task
+    task = found[0].task
     errors, right = [one.rmse for one in found], [one.scores[RESIDUE] for one in found]
     return (
         f"Numbers of 0 to {task.max_operand} as text. Sums are answered with errors of {min(errors):.2f} to "
         f"{max(errors):.2f} (root mean square), residues mod {task.k} as classes {min(right):.4f} to "
         f"{max(right):.4f} right, on held-out problems. {len(found)} seed{'s' * (len(found) > 1)}; of "
-        f"{len(table)} claims {count['holds']} hold, {count['fails']} fail and {count['untested']} are "
-        "untested."
+        f"{tally(table)}."
     )

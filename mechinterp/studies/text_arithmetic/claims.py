@@ -14,6 +14,7 @@ from mechinterp.studies.seeds import claim_of_networks, told
 from mechinterp.studies.text_arithmetic.anatomy import Anatomy
 from mechinterp.studies.text_arithmetic.networks import NUMBER, PUBLISHED, RESIDUE, SUM
 from mechinterp.studies.text_arithmetic.waves import WAVES
+from mechinterp.studies.withdrawn import withdraws
 
 LEACE = "Belrose et al. (2023)"
 NANDA = "Nanda et al. (2023), on circles in modular addition"
@@ -23,6 +24,7 @@ MLP_READER = "MLP, 256"
 _claim = partial(claim_of_networks, within=(-np.inf, 1.0))
 
 
+@withdraws("text-arithmetic")
 def judge(found: Sequence[Anatomy], scale: Result | None) -> list[Claim]:
     """Every claim, from one anatomy a seed and the networks of other sizes."""
     return [

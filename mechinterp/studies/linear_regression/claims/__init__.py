@@ -23,8 +23,10 @@ from mechinterp.studies.linear_regression.claims.shifts import (
     breaks_under_covariate_shift,
     extrapolates_in_context_length,
 )
+from mechinterp.studies.withdrawn import withdraws
 
 
+@withdraws("linear-regression")
 def judge(found: Sequence[Anatomy], steps: Sequence[float]) -> list[Claim]:
     """Every claim, from one anatomy a seed.
 

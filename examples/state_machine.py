@@ -1,4 +1,4 @@
-"""A network with codebooks predicts a state machine: do codes become states, and cause what it predicts?"""
+"""A network with codebooks predicts a state machine: codes beside states, and other states' codes put in."""
 
 import sys
 from dataclasses import replace

@@ -337,11 +337,13 @@ def test_a_study_prints_one_object(capsys):
     assert all(claim.keys() >= CLAIM_KEYS for claim in found["claims"])
     verdicts = {claim.pop("id"): claim["verdict"] for claim in found["claims"]}
     assert verdicts.pop("learned") == "fails"
-    assert set(verdicts.values()) == {"untested"}
+    assert set(verdicts.values()) == {"untested", "withdrawn"}
     run = Run.open("runs/modular-addition_p-11_fast-True")
     assert run.finished
     assert main(["runs", "show", str(run.path)]) == 0
-    assert "UNTESTED clock_or_pizza" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "UNTESTED embedding_circles" in out
+    assert "WITHDRAWN clock_or_pizza" in out
 
 
 @pytest.mark.usefixtures("few_steps")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from figure_axes import unnamed
+from withdrawn_claims import standing
 
 from mechinterp import cli, constructions
 from mechinterp.analysis.gates import Gate
@@ -61,7 +62,8 @@ def test_the_command_gives_every_claim_and_goes_on_from_what_it_has(quick, tmp_p
         assert cli.main(words) == 0
         told = json.loads(capsys.readouterr().out)
         assert {claim["id"] for claim in told["claims"]} == CLAIMS
-    assert {claim["verdict"] for claim in told["claims"]} <= {"fails", "untested"}
+    verdicts = {claim["id"]: claim["verdict"] for claim in told["claims"]}
+    assert set(standing("digit-addition", verdicts).values()) <= {"fails", "untested"}
     run = Run.open(out)
     assert set(run.results) == RESULTS
     assert unnamed(run.results.values()) == set()
@@ -92,7 +94,7 @@ def anatomy(learned):
 @pytest.mark.filterwarnings("ignore::mechinterp.result.NotLearned")
 def test_of_a_planted_network_the_claims_say_what_was_planted():
     found = anatomy(learned=True)
-    claims = {claim.id: claim for claim in judge([found])}
+    claims = {claim.id: claim for claim in judge.__wrapped__([found])}  # before any is withdrawn
     for name in ("adds", "teacher_forcing_identity", "few_critical_heads", "carry_has_its_own_heads"):
         assert claims[name].verdict == "holds", claims[name]
     assert claims["few_critical_heads"].value == 4
@@ -110,7 +112,7 @@ def test_nothing_is_told_of_networks_that_did_not_learn():
     learned, not_learned = (anatomy(learned=one) for one in (True, False))
     quoting = ("few_critical_heads", "single_head_redundancy_misleads", "carry_has_its_own_heads")
     both, alone, none = (
-        {claim.id: claim for claim in judge(found)}
+        {claim.id: claim for claim in judge.__wrapped__(found)}
         for found in ([not_learned, learned], [learned], [not_learned])
     )
     for name in quoting:
@@ -125,7 +127,7 @@ def test_nothing_is_told_of_networks_that_did_not_learn():
 def test_without_a_head_that_is_free_of_digits_no_head_is_the_carrys():
     found = deepcopy(anatomy(learned=True))
     found.results["digit_heads"].extra["chosen by"].values[:] = -0.9
-    claim = next(claim for claim in judge([found]) if claim.id == "carry_has_its_own_heads")
+    claim = next(claim for claim in judge.__wrapped__([found]) if claim.id == "carry_has_its_own_heads")
     assert claim.verdict == "fails"
     assert "no such head" in claim.statement
 

@@ -7,7 +7,7 @@ import pytest
 from mechinterp.studies.modular_addition import ModularAdditionStudy, study
 
 ALWAYS = {"learned", "grokking_gap", "few_key_frequencies", "restricted_sufficient", "excluded_necessary"}
-ALWAYS |= {"weight_norm_falls", "embedding_circles", "neurons_cause_the_answer"}
+ALWAYS |= {"weight_norm_falls", "embedding_circles"}
 
 
 @pytest.mark.slow

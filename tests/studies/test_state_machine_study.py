@@ -4,6 +4,7 @@ import json
 
 import pytest
 from figure_axes import unnamed
+from withdrawn_claims import standing
 
 from mechinterp import cli
 from mechinterp.runs import Run
@@ -42,9 +43,9 @@ def test_the_command_gives_every_claim_and_goes_on_from_what_it_has(quick, tmp_p
         assert cli.main([*words, "--json", "--out", str(out)]) == 0
         told = json.loads(capsys.readouterr().out)
         assert {claim["id"] for claim in told["claims"]} == CLAIMS
-    verdicts = {claim["id"]: claim["verdict"] for claim in told["claims"]}
-    assert verdicts["predicts_at_ceiling"] == verdicts["tracks_hidden_state_when_ambiguous"] == "fails"
-    assert verdicts["codes_align_with_states"] == verdicts["belief_geometry"] == "untested"
+    verdicts = standing("state-machine", {claim["id"]: claim["verdict"] for claim in told["claims"]})
+    assert verdicts["predicts_at_ceiling"] == "fails"
+    assert verdicts["codes_align_with_states"] == "untested"
     run = Run.open(out)
     assert set(run.results) == RESULTS
     assert unnamed(run.results.values()) == set()

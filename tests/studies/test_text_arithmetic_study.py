@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from figure_axes import unnamed
+from withdrawn_claims import standing
 
 from mechinterp import cli
 from mechinterp.runs import Run
@@ -57,9 +58,9 @@ def test_the_command_gives_every_claim_and_goes_on_from_what_it_has(quick, tmp_p
         assert cli.main([*words, "--json", "--out", str(out)]) == 0
         told = json.loads(capsys.readouterr().out)
         assert {claim["id"] for claim in told["claims"]} == CLAIMS
-    verdicts = {claim["id"]: claim["verdict"] for claim in told["claims"]}
+    verdicts = standing("text-arithmetic", {claim["id"]: claim["verdict"] for claim in told["claims"]})
     assert verdicts["sum_learned"] == verdicts["residue_learned"] == "fails"
-    assert verdicts["residue_is_circular"] == verdicts["sum_direction_causes"] == "untested"
+    assert verdicts["residue_directions_cause"] == verdicts["sum_direction_causes"] == "untested"
     assert verdicts["published_modk_unlearned"] == "untested"  # its control has not learned either
     run = Run.open(out)
     assert set(run.results) == RESULTS

@@ -56,7 +56,8 @@ PLAN = (
         "Pairs of problems whose sums differ by one in one column: by a carry into it, or by its own digits. "
         "What each head brings of the difference when its output comes from the other problem. What is "
         "written before that column is the same in both, so that heads of the decoder's first self-attention "
-        "bring 0.",
+        "bring 0. A head may bring the digits of the column before rather than a carry: in the hand-built "
+        "adder, where no head holds a carry, one brings as much.",
         ("carry_heads", "digit_heads", "attention_example", "column_alignment"),
     ),
 )

@@ -131,7 +131,8 @@ _PLAN = (
         "Neurons",
         "Whether each neuron follows one frequency; whether ablating the neurons of one frequency removes it "
         "from the logits and leaves the others, and patching them from another pair carries it over; and the "
-        "same of random neurons.",
+        "same of random neurons. No LayerNorm follows the neurons, so that both are sums over their weights: "
+        "they say what neurons write, and are no evidence beyond it.",
         ("neuron_frequencies", "neuron_clusters"),
     ),
     (

@@ -2,8 +2,9 @@
 
 The published experiment trains a one-layer transformer on the words of a regular language, then sets
 its value matrices beside a construction in which each head is a symbol and each matrix its transition
-matrix. Here both are done, the matrices also in a basis that means something, and it is asked what
-that comparison cannot tell: whether states can be read, and whether they cause the answer.
+matrix. Here both are done, the matrices also in a basis of states, and it is asked what that comparison
+cannot tell: whether states can be read, and whether they cause the answer. Most of these claims are withdrawn
+(``studies.withdrawn``).
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ def summary(found: list[Anatomy], table: list[Claim]) -> str:
         f"{task.pattern} is {machine} of {task.dfa.n_states} states over {task.dfa.n_symbols} symbols. "
         f"{networks} network{'s' * (networks > 1)} of {layers} layer{'s' * (layers > 1)}, trained for "
         f"{seconds:.0f} s each on words of {task.min_len} to {task.max_len} symbols, classify {score:.2%} "
-        f"of the prefixes of unseen words. Of {tally(table)}. Words: {'; '.join(task.notes)}."
+        f"of the prefixes of held-out words, most of which begin a training word too. Of {tally(table)}. "
+        f"Words: {'; '.join(task.notes)}."
         + "".join(f" Not measured: {what}, since {why}." for what, why in found[0].missing.items())
     )
 
@@ -136,21 +138,24 @@ _PLAN = (
     (
         "States read",
         "A linear probe of the state, beside the same probe of the untrained network and of the bare "
-        "symbol: much of the state of so small a machine is in the last symbol.",
+        "symbol: much of the state of so small a machine is in the last symbol. A linear readout follows the "
+        "last layer, so that what is answered rightly can be read there.",
         ("logistic_probe",),
     ),
     (
         "States swapped",
         "One state's direction is taken from the stream after the first layer and another's put there. At "
         "0 are the answers at that place, further right those after so many symbols more. A one-layer "
-        "network has nothing left that could carry the state on.",
+        "network has nothing left that could carry the state on. Only answers whose class differs are "
+        "counted: directions of the classes do as well as those of the states.",
         ("state_swap",),
     ),
     (
         "Weights beside the automaton",
         "Each head's value circuit beside a symbol's transition matrix: first in the leading dimensions of "
         "the stream, as published, where a rotation that changes no answer changes the number; then in the "
-        "basis of states. The nulls say how alike matrices of this size are by chance.",
+        "basis of states. The nulls say how alike matrices of this size are by chance. The exact automaton "
+        "gets no number here, so that a low one is no evidence against an automaton.",
         ("raw_transitions", "state_transitions"),
     ),
     (

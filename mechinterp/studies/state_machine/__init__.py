@@ -3,8 +3,7 @@
 A published notebook trains a transformer with codebooks on a cycle of states that each have tokens of their
 own, and asks whether codes become states. There the state is the last token, no memory is needed, and a third
 of next tokens can be known. That is repeated here, beside what chance and an untrained network give; then the
-tokens are shared, so that the state must be followed, and codes are put in to see whether they cause what
-comes.
+tokens are shared, so that one token does not tell the state, and codes are put in.
 """
 
 from __future__ import annotations
@@ -40,8 +39,9 @@ PLAN = (
     ),
     (
         "Codes beside states",
-        "At tokens after which the state can be known. Purity is high by chance where codes are many; it "
-        "stands beside measures that are not.",
+        "At tokens after which the state can be known. Purity is high by chance where codes are many, and 1 "
+        "for codes that name tokens where each token belongs to one state; it stands beside measures that "
+        "are not.",
         (
             "code_alignment", "code_alignment_published", "code_alignment_shared",
             "code_alignment_annealed", "code_alignment_soft", "code_alignment_warm",
@@ -50,12 +50,14 @@ PLAN = (
     (
         "Codes put in",
         "At the last token, the code of another state takes the place of the active one: at one site, and at "
-        "all. The stream passes by a codebook, so one site alone may change nothing.",
+        "all. The stream passes by a codebook, so one site alone may change nothing; all together replace "
+        "every sublayer's output, which works without codebooks too, and so is no evidence of codes.",
         ("code_steering", "code_steering_shared"),
     ),
     (
         "Where the state is never known",
-        "Beliefs about the state of the mess3 process, read off the stream of a network without codebooks.",
+        "Beliefs about the state of the mess3 process, read off the stream of a network without codebooks. A "
+        "lookup of the last four tokens decodes them as well.",
         ("simplex_probe",),
     ),
 )  # fmt: skip

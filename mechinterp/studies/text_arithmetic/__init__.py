@@ -35,7 +35,8 @@ PLAN = (
     (
         "The sum: read",
         "A ridge probe at every character, after every layer. The untrained network has it too where "
-        "characters can be told apart by place: reading is not using.",
+        "characters can be told apart by place: reading is not using. After the last layer a linear readout "
+        "gives the answer, so that it can be read there.",
         ("sum_map", "sum_periods", "sum_attention"),
     ),
     (
@@ -54,13 +55,14 @@ PLAN = (
     (
         "The residue: read",
         "Cosine and sine of the residue at every frequency, on residues that the probe has not seen; and of "
-        "the sum at small periods.",
+        "the sum at small periods. Residues on an open line pass at low frequencies too: whether the ends "
+        "meet is not measured.",
         ("fourier_probe", "period_probe", "residue_readers"),
     ),
     (
         "The residue: erased",
-        "Circles go one after another, those that are read best on other problems first; after the first "
-        "layer, and after the last.",
+        "Frequencies (cosine and sine) go one after another, those that are read best on other problems "
+        "first; after the first layer, and after the last.",
         ("erasure_curve_first", "erasure_curve"),
     ),
     (

@@ -232,10 +232,11 @@ def residue_directions_cause(found: Sequence[Anatomy]) -> Claim:
 
     return _claim(
         "residue_directions_cause",
-        "Without the one circle that is read best on other problems at the last character after the first "
-        "layer, from where the network could look again, at most half of the residues are right, and at "
-        f"least 30 points fewer than without as many random dimensions (after the last layer, before a "
-        f"linear readout, without {WAVES} circles, and without as many random dimensions, by seed "
+        "Without the one frequency (cosine and sine) that is read best on other problems at the last "
+        "character after the first layer, from where the network could look again, at most half of the "
+        "residues are right, and at least 30 points fewer than without as many random dimensions (after the "
+        f"last layer, before a linear readout, without {WAVES} frequencies, and without as many random "
+        "dimensions, by seed "
         f"{told(found, said, (RESIDUE,))})",
         found, measure, of=(RESIDUE,), within=(0.0, 1.0), control_kind="random erasers of the same rank",
         source=LEACE,

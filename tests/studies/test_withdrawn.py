@@ -126,7 +126,9 @@ def test_the_page_of_results_shows_it_with_its_reason(study, id, reason):
 def test_the_front_page_says_so_where_it_tells_findings(study):
     rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("|")]
     row = next(row for row in rows if f"`mechinterp study {study}`" in row)
-    assert "*withdrawn*" in row
+    finding, listed = row.strip("| ").split(" | ")[2:]
+    assert {id.strip("`") for id in listed.split(", ")} == WITHDRAWN[study].keys()
+    assert not any(id in finding for id in WITHDRAWN[study])
 
 
 def test_it_is_printed_tabled_reported_and_read_again_with_its_reason():

@@ -40,7 +40,7 @@ WITHDRAWN: Mapping[str, Mapping[str, str]] = {
             "tell the state in eight languages of ten."
         ),
         "states_cause_the_answer": (
-            "Directions of the three classes do as well as those of states, since only answers of another "
+            "Directions of the classes do as well as those of states, since only answers of another "
             "class are counted."
         ),
         "weights_match_raw": _NO_NUMBER,

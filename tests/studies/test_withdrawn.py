@@ -1,5 +1,6 @@
 """Claims that a counterfeit passes, or that an identity makes true, count nowhere as findings."""
 
+import importlib.util
 import inspect
 import json
 from importlib import import_module
@@ -13,6 +14,7 @@ from mechinterp import tasks
 from mechinterp.analysis.clock_pizza import distance_irrelevance, gradient_symmetricity
 from mechinterp.report import report
 from mechinterp.result import Claim, Verdict, claims_table
+from mechinterp.runs import Run
 from mechinterp.studies.modular_addition import Anatomy
 from mechinterp.studies.regex_language.anatomy import longer_words
 from mechinterp.studies.withdrawn import WITHDRAWN, tally, withdraw
@@ -154,6 +156,30 @@ def test_claims_saved_before_are_read_and_withdrawn():
     assert old == claim("belief_geometry")
     assert withdraw("state-machine", [old])[0].withdrawn == WITHDRAWN["state-machine"]["belief_geometry"]
     assert withdraw("a study of your own", [old]) == [old]
+
+
+def test_the_page_is_written_so_from_runs_of_before_and_says_of_which_commit(tmp_path):
+    spec = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
+    results = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(results)
+    for study, id, other in (
+        ("modular-addition", "clock_or_pizza", "learned"),
+        ("regex-language", "classifies", "predicts_tokens"),
+    ):
+        run = Run.create(
+            tmp_path / "runs" / study, {"kind": "study", "study": study, "seed": 0, "pattern": "a+"}
+        )
+        run.save_claims([claim(id), claim(other)])  # as they were before any was withdrawn
+        run.finish({"test_accuracy": 1.0, "steps": 10, "train_seconds": 1.0})
+        page = tmp_path / "RESULTS.md"
+        page.write_text("# Results\n\n## state-machine\n\nWritten at commit `abc`.\n\nkept\n")
+        results.main(str(tmp_path / "runs"), str(page))
+        section = page.read_text().split(f"\n## {study}\n")[1].split("\n## ")[0]
+        assert section.strip().startswith(results.written_at())
+        assert WITHDRAWN[study][id] in section
+        assert section.lower().count("**withdrawn**") == 1
+        assert "holds" in section
+        assert "Written at commit `abc`.\n\nkept" in page.read_text()
 
 
 @pytest.mark.parametrize(("verdict", "reason"), [("withdrawn", ""), ("withdrawn", " "), ("holds", "Why.")])

@@ -107,7 +107,8 @@ def _show_run(path: str) -> int:
     run = import_module("mechinterp.runs").Run.open(path)
     print(json.dumps({"config": run.config, "metrics": run.metrics, "finished": run.finished}, indent=1))
     if (run.path / "claims.json").exists():
-        for claim in run.claims:
+        withdraw = import_module("mechinterp.studies.withdrawn").withdraw  # also what was saved before
+        for claim in withdraw(run.config.get("study", ""), run.claims):
             print(claim)
     return 0
 

@@ -94,7 +94,7 @@ WITHDRAWN: Mapping[str, Mapping[str, str]] = {
             "without codebooks."
         ),
         "tracks_hidden_state_when_ambiguous": (
-            "A lookup of the last two tokens reaches the best predictor's score, so that nothing need be "
+            "A lookup of the last three tokens reaches the best predictor's score, so that nothing need be "
             "tracked."
         ),
         "belief_geometry": (

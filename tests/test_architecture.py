@@ -7,20 +7,21 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mechinterp"
-GROUND = {"devices", "files", "formatting", "hooks", "records", "result"}
+GROUND = {"autograd", "devices", "files", "formatting", "hooks", "masks", "records", "result"}
 MAY_IMPORT = {
     "automata": {"devices"},
     "devices": set(),
     "files": set(),
     "formatting": set(),
     "hooks": {"devices"},
+    "masks": set(),
     "records": {"files"},
     "result": {"files", "formatting", "records"},
-    "tasks": {"automata", "devices"},
-    "models": {"devices", "hooks", "tasks"},
+    "tasks": {"automata", "devices", "masks"},
+    "models": {"devices", "hooks", "masks", "tasks"},
     "constructions": {"automata", "devices", "models", "tasks"},
-    "training": {"devices", "files", "hooks", "models", "tasks.base"},
-    "analysis": {"devices", "hooks", "result", "tasks.base"},
+    "training": {"devices", "files", "hooks", "masks", "models", "tasks.base"},
+    "analysis": {"devices", "hooks", "masks", "result", "tasks.base"},
     "figures": {"formatting", "result"},
     "runs": {"files", "result"},
     "report": {"formatting", "result"},

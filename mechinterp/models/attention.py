@@ -25,11 +25,15 @@ class View:
             ``keys`` itself if all do, in order.
         keys: positions that answer, ``[key]``.
         allowed: ``[1 or batch, 1, query, key]``, or ``None`` if every pair may meet.
+        query_positions, key_positions: where these stand in their sequences: the same, unless padding is
+            before or between real tokens.
     """
 
     queries: Int[Tensor, "*batch query"]
     keys: Int[Tensor, " key"]
     allowed: Bool[Tensor, "some 1 query key"] | None
+    query_positions: Int[Tensor, "*asking query"]
+    key_positions: Int[Tensor, "*answering key"]
 
     @classmethod
     def of(
@@ -38,15 +42,26 @@ class View:
         keys: Int[Tensor, " key"],
         causal: bool,
         mask: Bool[Tensor, "batch key"] | None,
+        position_ids: Int[Tensor, "batch key"] | None = None,
     ) -> View:
-        """The view of a causal or bidirectional network whose ``mask`` is True at real tokens."""
+        """The view of a causal or bidirectional network.
+
+        Args:
+            mask: true at real tokens; ``None`` if all are.
+            position_ids: where the keys stand, if not where they are; see ``masks.position_ids``.
+        """
         allowed = None
         if causal and int(queries.min()) < len(keys) - 1:
             allowed = (keys <= queries[..., None]).reshape(-1, 1, queries.shape[-1], len(keys))
-        if mask is not None and not bool(mask.all()):
+        if mask is not None:
             real = mask[:, None, None, :].expand(-1, 1, queries.shape[-1], -1)
             allowed = real if allowed is None else allowed & real
-        return cls(queries, keys, allowed)
+        if position_ids is None:
+            return cls(queries, keys, allowed, queries, keys)
+        asking = position_ids
+        if queries is not keys:
+            asking = position_ids.gather(1, queries.expand(len(position_ids), -1))
+        return cls(queries, keys, allowed, asking, position_ids)
 
 
 class Attention(nn.Module):
@@ -114,20 +129,20 @@ class Attention(nn.Module):
 
         The inputs may carry an axis of heads after their position, one copy a head.
         """
-        q, k = self.query(query_input, view.queries), self.key(key_input, view.keys)
+        q, k = self.query(query_input, view.query_positions), self.key(key_input, view.key_positions)
         return self.attend(q, k, self.value(value_input), view)
 
     def query(
         self, x: Float[Tensor, "batch query *head d_model"], at: Int[Tensor, "*batch query"]
     ) -> Float[Tensor, "batch query head d_head"]:
-        """What each head seeks from the asking positions ``at``."""
+        """What each head seeks from the asking tokens, which stand ``at``."""
         q = self.hook_q(project(x, self.W_Q, self.b_Q))
         return q if self.rotary is None else self.hook_rot_q(self.rotary(q, at))
 
     def key(
-        self, x: Float[Tensor, "batch key *head d_model"], at: Int[Tensor, " key"]
+        self, x: Float[Tensor, "batch key *head d_model"], at: Int[Tensor, "*batch key"]
     ) -> Float[Tensor, "batch key head d_head"]:
-        """What each head finds at the answering positions ``at``."""
+        """What each head finds at the answering tokens, which stand ``at``."""
         k = self.hook_k(project(x, self.W_K, self.b_K))
         return k if self.rotary is None else self.hook_rot_k(self.rotary(k, at))
 
@@ -146,7 +161,8 @@ class Attention(nn.Module):
         scores = rearrange(q, "b q h e -> b h q e") @ rearrange(k, "b k h e -> b h e k")
         scores = scores / self.attn_scale
         if self.cfg.positional_embedding_type == "alibi":
-            scores = scores + alibi_bias(self.cfg.n_heads, view.queries, view.keys).to(scores.dtype)
+            bias = alibi_bias(self.cfg.n_heads, view.query_positions, view.key_positions)
+            scores = scores + bias.to(scores.dtype)
         if view.allowed is not None:
             scores = scores.masked_fill(~view.allowed, self.masked)
         scores = self.hook_attn_scores(scores)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp.devices import cpu_default
+from mechinterp.masks import check_mask
 from mechinterp.models.encoder_decoder import HookedEncoderDecoder
 from mechinterp.models.hooked import Hooked
 from mechinterp.models.weights import WeightViews
@@ -42,6 +43,7 @@ class Decoder(WeightViews, Hooked):
         attention_mask: Bool[Tensor, "batch source"] | Int[Tensor, "batch source"] | None = None,
     ) -> None:
         super().__init__()
+        check_mask(attention_mask, source)
         self.cfg, self.tokenizer = whole.cfg, None
         for name, module in whole.named_children():
             if name != "encoder":

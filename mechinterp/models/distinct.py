@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from mechinterp.models.attention import Attention, View, project
 from mechinterp.models.positions import alibi_bias
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Distinct:
     """The distinct (token, position) pairs of a batch.
 
@@ -32,6 +33,10 @@ class Distinct:
         rows: which pair stands where, ``[batch, key]``.
         asking: the pairs that stand at asking positions, as indices of pairs, ``[asker]``.
         ask_rows: which of those asks where, ``[batch, query]``.
+        lengths: of the pairs' sequences, where positions hang on them, ``[pair]``.
+
+    Attributes:
+        nbytes: of all that is held, what is worked out later too.
     """
 
     tokens: Int[Tensor, " pair"]
@@ -39,17 +44,38 @@ class Distinct:
     rows: Int[Tensor, "batch key"]
     asking: Int[Tensor, " asker"]
     ask_rows: Int[Tensor, "batch query"]
-    _plans: dict[Any, Any] = field(default_factory=dict, repr=False)
+    lengths: Int[Tensor, " pair"] | None = None
+    nbytes: int = field(init=False)
+    _plans: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        own = (self.tokens, self.positions, self.rows, self.asking, self.ask_rows, self.lengths)
+        self.nbytes = _bytes_of(own)
 
     @classmethod
-    def of(cls, tokens: Int[Tensor, "batch key"], queries: Int[Tensor, "*batch query"]) -> Distinct:
-        """Find the pairs of a batch whose positions ``queries`` ask."""
+    def of(
+        cls,
+        tokens: Int[Tensor, "batch key"],
+        queries: Int[Tensor, "*batch query"],
+        standing: Int[Tensor, "batch key"] | None = None,
+        lengths: Int[Tensor, "batch 1"] | None = None,
+    ) -> Distinct:
+        """Find the pairs of a batch.
+
+        Args:
+            queries: the positions that ask.
+            standing: where tokens stand, if not where they are.
+            lengths: real tokens of each sequence, if tokens at one position are others in longer ones.
+        """
         n_keys = tokens.shape[1]
-        code = tokens * n_keys + torch.arange(n_keys, device=tokens.device)
+        code = torch.arange(n_keys, device=tokens.device) if standing is None else standing
+        n_codes = n_keys if lengths is None else n_keys * (n_keys + 1)
+        code = tokens * n_codes + (code if lengths is None else lengths * n_keys + code)
         codes, rows = code.unique(return_inverse=True)
         at = queries.expand(len(tokens), -1)
         asking, ask_rows = rows.gather(1, at).unique(return_inverse=True)
-        return cls(codes // n_keys, codes % n_keys, rows, asking, ask_rows)
+        of_pairs = None if lengths is None else codes % n_codes // n_keys
+        return cls(codes // n_codes, codes % n_keys, rows, asking, ask_rows, of_pairs)
 
     @property
     def pays(self) -> bool:
@@ -111,10 +137,13 @@ class Distinct:
 
     def _planned(self, key: Any, plan: Callable[[], Any]) -> Any:
         """What a plan gives, worked out once."""
-        if key not in self._plans:
+        found = self._plans.get(key)
+        if found is None:
             with torch.inference_mode(False):  # a plan made while evaluating serves training too
-                self._plans[key] = plan()
-        return self._plans[key]
+                found = self._plans[key] = plan()
+            self.nbytes += _bytes_of(found)
+            SEEN.bound()
+        return found
 
 
 def gathered_heads(
@@ -196,17 +225,103 @@ def _weighted_sums(
     return F.embedding_bag(index, table, starts, mode="sum", per_sample_weights=weights)
 
 
-_SEEN: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+def _bytes_of(tensors: Tensor | tuple[Tensor | None, ...]) -> int:
+    each = tensors if isinstance(tensors, tuple) else (tensors,)
+    return sum(tensor.nbytes for tensor in each if tensor is not None)
 
 
-def distinct_pairs(tokens: Int[Tensor, "batch key"], queries: Int[Tensor, "*batch query"]) -> Distinct:
-    """``Distinct.of``, remembered for as long as the tensor of tokens lives and holds the same ids.
+@dataclass(eq=False)
+class _Known:
+    """What was asked about a batch, ids and all, and what was found."""
+
+    asked: tuple[Tensor | None, ...]
+    found: Distinct
+    own: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.own = _bytes_of(self.asked)
+
+    @property
+    def nbytes(self) -> int:
+        return self.own + self.found.nbytes
+
+
+class Seen:
+    """The pairs of batches that are alive, as long as there is room.
+
+    The least recently used are given up first, but for a few small ones: in training with the whole batch,
+    those of the parts in which another split is evaluated.
+
+    Args:
+        most: bytes in all.
+        batches: how many in all.
+        small, few: so many of the last ones stay, if they take no more than so many bytes each.
+    """
+
+    def __init__(self, most: int, batches: int, small: int, few: int) -> None:
+        self.most, self.batches, self.small, self.few = most, batches, small, few
+        self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # the last used last
+        self._lock = Lock()
+
+    def get(self, tokens: Tensor, asked: tuple[Tensor | None, ...]) -> Distinct | None:
+        """What is known of a batch, if it has the same ids and the same is asked."""
+        known = self._known.get(tokens)
+        if known is None or not all(map(_same, known.asked, (tokens, *asked))):
+            return None
+        with self._lock:
+            self._known.pop(tokens, None)
+            self._known[tokens] = known
+        return known.found
+
+    def put(self, tokens: Tensor, asked: tuple[Tensor | None, ...], found: Distinct) -> None:
+        """Remember what is known of a batch."""
+        with self._lock:
+            self._known.pop(tokens, None)
+            self._known[tokens] = _Known((tokens.clone(), *asked), found)
+        self.bound()
+
+    @property
+    def nbytes(self) -> int:
+        """What is held in all."""
+        return sum(known.nbytes for known in list(self._known.values()))
+
+    def bound(self) -> None:
+        """Give up what is too much."""
+        with self._lock:
+            held = [(tokens, known.nbytes) for tokens, known in self._known.items()]
+            excess, surplus = sum(size for _, size in held) - self.most, len(held) - self.batches
+            if excess <= 0 and surplus <= 0:
+                return
+            others = held[: -self.few] + [each for each in held[-self.few :] if each[1] > self.small]
+            # One that is too large alone goes before others go for it.
+            for tokens, size in sorted(others, key=lambda each: each[1] <= self.most):
+                if excess <= 0 and surplus <= 0:
+                    break
+                self._known.pop(tokens, None)
+                excess, surplus = excess - size, surplus - 1
+
+
+def _same(held: Tensor | None, asked: Tensor | None) -> bool:
+    return held is asked if held is None or asked is None else torch.equal(held, asked)
+
+
+SEEN = Seen(most=2**27, batches=256, small=2**20, few=16)
+
+
+def distinct_pairs(
+    tokens: Int[Tensor, "batch key"],
+    queries: Int[Tensor, "*batch query"],
+    standing: Int[Tensor, "batch key"] | None = None,
+    lengths: Int[Tensor, "batch 1"] | None = None,
+) -> Distinct:
+    """``Distinct.of``, remembered while the tensor of tokens lives and holds the same ids, and there is room.
 
     Full-batch training asks for the same batch at every step.
     """
-    held, asked, found = _SEEN.get(tokens, (None, None, None))
-    if found is None or not (torch.equal(held, tokens) and torch.equal(asked, queries)):
+    asked = (queries, standing, lengths)
+    found = SEEN.get(tokens, asked)
+    if found is None:
         with torch.inference_mode(False):  # what is made there could never be trained with
-            found = Distinct.of(tokens, queries)
-            _SEEN[tokens] = (tokens.clone(), queries, found)
+            found = Distinct.of(tokens, queries, standing, lengths)
+            SEEN.put(tokens, asked, found)
     return found

@@ -85,11 +85,21 @@ class TiedUnembed(nn.Module):
         return self.hook_out(affine(self.hook_in(resid), self.W_U, self.b_U))
 
 
-def enter(stack: Any, inputs: Tensor, positions: Int[Tensor, " pos"]) -> Float[Tensor, "batch pos d_model"]:
-    """The stream before the first block of a stack: embedding, positions where they are added, dropout."""
+def enter(
+    stack: Any,
+    inputs: Tensor,
+    positions: Int[Tensor, "*batch pos"],
+    lengths: Int[Tensor, "batch 1"] | None = None,
+) -> Float[Tensor, "batch pos d_model"]:
+    """The stream before the first block of a stack: embedding, positions where they are added, dropout.
+
+    Args:
+        positions: where the tokens stand, alike in all sequences or not.
+        lengths: as ``PosEmbed`` takes them.
+    """
     resid = stack.hook_embed(stack.embed(inputs))
     if hasattr(stack, "pos_embed"):
-        vectors = stack.pos_embed(positions).expand(len(inputs), -1, -1)
+        vectors = stack.pos_embed(positions, lengths).expand(len(inputs), -1, -1)
         if is_hooked((stack.hook_pos_embed,)):
             vectors = vectors.clone()  # a hook may write in place, into one example
         resid = resid + stack.hook_pos_embed(vectors)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mechinterp.devices import cpu_default
 from mechinterp.hooks import HookPoint, is_hooked
+from mechinterp.masks import check_mask, position_ids, real_tokens
 from mechinterp.models.attention import Attention, View
 from mechinterp.models.config import EncoderDecoderConfig, TransformerConfig
 from mechinterp.models.embedding import Embed, TiedUnembed, Unembed, enter
@@ -36,9 +37,11 @@ class Encoder(nn.Module):
         self, source: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"] | None
     ) -> Float[Tensor, "batch source d_model"]:
         """What the decoder reads."""
+        check_mask(mask, source)
+        real = real_tokens(mask)
         everywhere = torch.arange(source.shape[1], device=source.device)
-        view = View.of(everywhere, everywhere, False, mask)
-        resid = enter(self, source, everywhere)
+        view = View.of(everywhere, everywhere, False, real, position_ids(real))
+        resid = enter(self, source, view.key_positions)
         for block in self.blocks:
             resid = block(resid, view)
         return self.hook_out(self.ln_final(resid))
@@ -137,7 +140,7 @@ class HookedEncoderDecoder(WeightViews, Hooked):
             input: source and target, ``[batch, n_ctx_source + target]``.
             read: positions of ``input`` whose outputs are wanted, ``[read]`` or ``[batch, read]``, all of
                 them the target's; negative ones count from the end. ``None``: all of the target.
-            attention_mask: true at real tokens of both.
+            attention_mask: true at real tokens of both; each is answered as it is without its padding.
             encoded: what the encoder made of the source, if it is known: the encoder is not run.
 
         Raises:
@@ -159,9 +162,10 @@ class HookedEncoderDecoder(WeightViews, Hooked):
         if encoded is None:
             encoded = self.encoder(input[:, :n_source], None if mask is None else mask[:, :n_source])
         everywhere = torch.arange(target.shape[1], device=input.device)
-        view = View.of(everywhere, everywhere, True, None if mask is None else mask[:, n_source:])
+        real = None if mask is None else real_tokens(mask[:, n_source:])
+        view = View.of(everywhere, everywhere, True, real, position_ids(real))
         across = self.across(everywhere, mask)
-        resid = enter(self, target, everywhere)
+        resid = enter(self, target, view.key_positions)
         for block in self.blocks:
             resid = block(resid, view, encoded, across)
         if wanted is not None and not self.hooked:
@@ -180,7 +184,7 @@ class HookedEncoderDecoder(WeightViews, Hooked):
         """Who may look at whom between target and source: all at the source's real tokens."""
         n_source = self.cfg.n_ctx_source
         keys = torch.arange(n_source, device=queries.device)
-        return View.of(queries, keys, False, None if mask is None else mask[:, :n_source])
+        return View.of(queries, keys, False, None if mask is None else real_tokens(mask[:, :n_source]))
 
     def pack(
         self, source: Int[Tensor, "batch source"], target: Int[Tensor, "batch target"], padding: int = 0
@@ -229,8 +233,4 @@ class HookedEncoderDecoder(WeightViews, Hooked):
                 f"expected a source of {self.cfg.n_ctx_source} tokens and then 1 to n_ctx={self.cfg.n_ctx} "
                 f"of the target, got {inputs.shape[1]} in all; pack(source, target) puts them together"
             )
-        if mask is not None and mask.shape != inputs.shape:
-            raise ValueError(
-                f"expected an attention_mask [batch, packed] of {tuple(inputs.shape)}, got "
-                f"{tuple(mask.shape)}; give one entry for each token of source and target"
-            )
+        check_mask(mask, inputs)

@@ -21,6 +21,7 @@ class Paths:
     _stream_after: Any
     _at: Any
     read_out: Any
+    standing: Any
 
     def carry(self, change: Change, to_layer: int, through_mlps: bool) -> Change:
         """What reaches the stream entering a layer, or the readout at ``n_layers``, with all heads frozen.
@@ -61,7 +62,10 @@ class Paths:
         weight, bias = getattr(attn, f"W_{letter}")[one], getattr(attn, f"b_{letter}")[one]
         new = project(block.ln1(stream).flatten(0, 1), weight, bias)
         if attn.rotary is not None and activation != "v":
-            new = attn.rotary(new, at[0])
+            standing = self.standing(at[0])
+            if standing.ndim > 1:
+                standing = standing.repeat_interleave(stream.shape[1], 0)
+            new = attn.rotary(new, standing)
         intact = self.base(layer, activation if activation != "v" else "attn.hook_v")
         values = intact[:, None].expand(-1, stream.shape[1], -1, -1, -1).clone()
         values[:, :, at[0], head] = new[:, :, 0].unflatten(0, stream.shape[:2])

@@ -29,7 +29,8 @@ class PosEmbed(nn.Module):
     """The table of position vectors: trained (``"standard"``) or fixed (``"sinusoidal"``).
 
     A sequence takes its rows in order, all of them behind the last one that last one; or, with
-    ``randomised_positions``, rows that are drawn in training mode, and evenly spread otherwise.
+    ``randomised_positions``, rows that are drawn in training mode, and evenly spread otherwise, over so many
+    positions as the sequence has real tokens.
     """
 
     def __init__(self, cfg: TransformerConfig) -> None:
@@ -53,10 +54,19 @@ class PosEmbed(nn.Module):
         if isinstance(self.W_pos, nn.Parameter):
             init_normal(self.W_pos, self.cfg, self.cfg.d_model, generator)
 
-    def forward(self, positions: Int[Tensor, " pos"]) -> Float[Tensor, "pos d_model"]:
-        """Vectors of the given positions, of which the last of the sequence is one."""
-        if self.cfg.randomised_positions:
-            return self.W_pos[self.drawn(int(positions.max()) + 1).to(positions.device)[positions]]
+    def forward(
+        self, positions: Int[Tensor, "*at"], lengths: Int[Tensor, "*some"] | None = None
+    ) -> Float[Tensor, "*places d_model"]:
+        """Vectors of the given positions, of which the last of the sequence is one.
+
+        Args:
+            lengths: how many real tokens each one's sequence has, where some are padded; broadcast.
+        """
+        if self.cfg.randomised_positions and positions.numel():
+            n_pos = int(positions.max()) + 1
+            if lengths is None:
+                return self.W_pos[self.drawn(n_pos).to(positions.device)[positions]]
+            return self.W_pos[self.drawn_for_each(n_pos).to(positions.device)[lengths, positions]]
         if self.cfg.learned_positions != -1:
             positions = positions.clamp(max=len(self.W_pos) - 1)
         return self.W_pos[positions]
@@ -67,6 +77,18 @@ class PosEmbed(nn.Module):
         if self.training:
             return torch.randperm(rows)[:n_pos].sort().values
         return torch.arange(n_pos) * (rows - 1) // max(1, n_pos - 1)
+
+    def drawn_for_each(self, n_pos: int) -> Int[Tensor, "length pos"]:
+        """The rows that sequences of 0 to so many real tokens take, all of one draw, then the last row.
+
+        Each length has those that ``drawn`` gives it alone.
+        """
+        last, place = len(self.W_pos) - 1, torch.arange(n_pos)
+        length = torch.arange(n_pos + 1)[:, None]
+        if self.training:
+            every = torch.randperm(last + 1)[:n_pos].expand(n_pos + 1, -1)
+            return every.masked_fill(place >= length, last).sort(-1).values
+        return (place * last // (length - 1).clamp(min=1)).clamp(max=last)
 
 
 class Rotary(nn.Module):
@@ -98,9 +120,9 @@ class Rotary(nn.Module):
 
 
 def alibi_bias(
-    n_heads: int, queries: Int[Tensor, "... query"], keys: Int[Tensor, " key"]
+    n_heads: int, queries: Int[Tensor, "... query"], keys: Int[Tensor, "... key"]
 ) -> Float[Tensor, "... head query key"]:
     """What ALiBi adds to the scores: minus the distance times a slope for each head."""
     slopes = 2.0 ** (-8 / n_heads * torch.arange(1, n_heads + 1, device=keys.device))
-    distance = (queries[..., :, None] - keys).abs()
+    distance = (queries[..., :, None] - keys[..., None, :]).abs()
     return -slopes[:, None, None] * distance.unsqueeze(-3)

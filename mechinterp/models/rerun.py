@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mechinterp.devices import cpu_default
 from mechinterp.hooks import run_with_cache
+from mechinterp.masks import position_ids, real_tokens
 from mechinterp.models.attention import View
 from mechinterp.models.changed_keys import ChangedKeys, stretch
 from mechinterp.models.entering import STAGES, Change, Entrances, Stage
@@ -75,12 +76,14 @@ class Rerun(Entrances, Paths):
     ) -> None:
         if model.hooked:
             raise ValueError("expected a model without hooks to rerun, got some attached; call reset_hooks()")
+        model.check(inputs, attention_mask)
         self.model, self.cfg = model, model.cfg
         n_pos, device = inputs.shape[1], inputs.device
         self.everywhere = torch.arange(n_pos, device=device)
         at = self.everywhere if read is None else torch.as_tensor(read, device=device) % n_pos
         self.read, self.needed = at, at.unique()
-        self.mask = None if attention_mask is None else attention_mask.bool()
+        self.mask = real_tokens(attention_mask)
+        self.position_ids = position_ids(self.mask)
         self.causal = self.cfg.attention_dir == "causal"
         self._weights: dict[int, tuple[Tensor, Tensor]] = {}
         turned = "rot_" if self.cfg.positional_embedding_type == "rotary" else ""
@@ -194,7 +197,8 @@ class Rerun(Entrances, Paths):
             new_q = _pick(new[..., 0, :, :], asking)
         if attn.rotary is not None:
             asked = at[asking] if len(at) > 1 else at[:, asking[0]]
-            new_q, new_k = attn.rotary(new_q, asked), attn.rotary(new_k, at)
+            new_q = attn.rotary(new_q, self.standing(asked))
+            new_k = attn.rotary(new_k, self.standing(at))
         q = self._put(self.base(layer, "q"), at, to, asking, new_q, picked=True, patches=n_patches)
         k, v = (self.base(layer, name)[:, :n_keys] for name in ("k", "attn.hook_v"))
         keys = ChangedKeys(k, v, at, new_k, new_v)
@@ -216,13 +220,18 @@ class Rerun(Entrances, Paths):
         attn, keys = self.model.blocks[layer].attn, self.everywhere[:n_keys]
         scores = scores.div_(attn.attn_scale)
         if self.cfg.positional_embedding_type == "alibi":
-            scores += alibi_bias(self.cfg.n_heads, to, keys).to(scores.dtype)[:, None]
+            bias = alibi_bias(self.cfg.n_heads, self.standing(to), self.standing(keys))
+            scores += bias.to(scores.dtype).unsqueeze(-3)
         mask = None if self.mask is None else self.mask[:, :n_keys]
         allowed = View.of(to, keys, self.causal, mask).allowed
         if allowed is not None:
             allowed = allowed[:, :, None]
             scores = scores.masked_fill_(~allowed, attn.masked)
         return attn.normalise(scores, allowed, dim=-1)
+
+    def standing(self, at: Int[Tensor, "*at"]) -> Int[Tensor, "*batch_at"]:
+        """Where the tokens at some places stand: there, or by example where padding moves them."""
+        return at if self.position_ids is None else self.position_ids[:, at]
 
     def _feed_forward(self, layer: int, at: Tensor, mid: Tensor, pins: Pins | None) -> Tensor:
         """The stream after the MLP, at the given positions."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mechinterp.devices import cpu_default
 from mechinterp.hooks import HookPoint
+from mechinterp.masks import check_mask, next_real, position_ids, real_tokens
 from mechinterp.models.attention import Attention, View
 from mechinterp.models.codebook import Codebook
 from mechinterp.models.config import TransformerConfig
@@ -161,7 +162,7 @@ class HookedTransformer(WeightViews, Hooked):
             read: positions whose outputs are wanted, for all examples ``[read]`` or for each
                 ``[batch, read]``; negative ones count from the end. ``None``: all positions.
             attention_mask: true (or 1) at real tokens; padding is never attended to, nor
-                does it count in the loss.
+                does it count in the loss or in positions: a sequence is answered as it is alone.
             start_at_layer: take ``input`` as the stream entering this block; negative counts
                 from the end, and ``n_layers`` leaves only the readout.
             stop_at_layer: return the stream entering this block, counted in the same way.
@@ -180,25 +181,27 @@ class HookedTransformer(WeightViews, Hooked):
         n_pos = input.shape[1]
         everywhere = torch.arange(n_pos, device=input.device)
         wanted = everywhere if read is None else positions(read, input, everywhere)
-        mask = None if attention_mask is None else attention_mask.bool()
+        mask = real_tokens(attention_mask)
+        standing = position_ids(mask)
+        lengths = None if mask is None or not self.cfg.randomised_positions else mask.sum(1, keepdim=True)
         causal = self.cfg.attention_dir == "causal"
 
         hooked = self.hooked
         # With hooks attached, or a stream to return, every activation must exist in full.
         narrow = wanted is not everywhere and not hooked and stop_at_layer is None and first < last
-        full_view = View.of(everywhere, everywhere, causal, mask)
-        last_view = View.of(wanted, everywhere, causal, mask) if narrow else full_view
+        full_view = View.of(everywhere, everywhere, causal, mask, standing)
+        last_view = View.of(wanted, everywhere, causal, mask, standing) if narrow else full_view
 
         resid = input if start_at_layer is not None else None
         plain = self.cfg.d_input is None and not self.cfg.codebook_size and not self._drops()
         if resid is None and not hooked and first < last and plain:
             view = last_view if last == 1 else full_view
-            distinct = distinct_pairs(input, view.queries)
+            distinct = distinct_pairs(input, view.queries, standing, lengths)
             if distinct.pays:
                 resid = self.blocks[0].forward_distinct(self._pair_table(distinct), distinct, view)
                 first = 1
         if resid is None:
-            resid = enter(self, input, everywhere)
+            resid = enter(self, input, full_view.key_positions, lengths)
         for layer in range(first, last):
             resid = self.blocks[layer](resid, last_view if layer == self.cfg.n_layers - 1 else full_view)
         if stop_at_layer is not None:
@@ -248,7 +251,9 @@ class HookedTransformer(WeightViews, Hooked):
 
     def _pair_table(self, distinct: Distinct) -> Float[Tensor, "pair d_model"]:
         table = self.embed(distinct.tokens)
-        return table + self.pos_embed(distinct.positions) if hasattr(self, "pos_embed") else table
+        if not hasattr(self, "pos_embed"):
+            return table
+        return table + self.pos_embed(distinct.positions, distinct.lengths)
 
     def _next_token_loss(
         self, logits: Tensor, tokens: Tensor, read: Read | None, mask: Tensor | None, per_token: bool
@@ -259,10 +264,19 @@ class HookedTransformer(WeightViews, Hooked):
                 f"got {tokens.dtype}, readout={self.cfg.readout!r}, read={read}; compute the loss from "
                 "the outputs instead"
             )
-        losses = F.cross_entropy(logits[:, :-1].mT, tokens[:, 1:].long(), reduction="none")
-        if mask is None:
+        following, real = tokens[:, 1:].long(), None
+        if mask is not None:
+            place = next_real(mask)[:, :-1]
+            real = mask[:, :-1] & (place < tokens.shape[1])
+            following = tokens.long().gather(1, place.clamp(max=tokens.shape[1] - 1))
+        if not per_token and not (following.numel() if real is None else bool(real.any())):
+            raise ValueError(
+                f"expected a real token with one behind it, for a loss, got inputs {tuple(tokens.shape)} "
+                "without; give longer sequences"
+            )
+        losses = F.cross_entropy(logits[:, :-1].mT, following, reduction="none")
+        if real is None:
             return losses if per_token else losses.mean()
-        real = mask[:, :-1] & mask[:, 1:]
         losses = losses.masked_fill(~real, 0.0)
         return losses if per_token else losses.sum() / real.sum()
 
@@ -289,11 +303,7 @@ class HookedTransformer(WeightViews, Hooked):
                 f"expected 1 to n_ctx={cfg.n_ctx} positions, got {inputs.shape[1]}; shorten the "
                 "input, or build the network with a larger n_ctx"
             )
-        if mask is not None and mask.shape != inputs.shape[:2]:
-            raise ValueError(
-                f"expected an attention_mask [batch, pos] of {tuple(inputs.shape[:2])}, got "
-                f"{tuple(mask.shape)}; give one entry for each token"
-            )
+        check_mask(mask, inputs)
 
 
 def check_ids(inputs: Tensor, d_vocab: int) -> None:

@@ -69,6 +69,8 @@ def reuses(monkeypatch):
 def test_outputs_and_gradients_are_those_of_the_plain_computation(kind, n_layers, read, side, reuses):
     model = network(kind, n_layers=n_layers)
     x, mask = inputs(model), padding(side)
+    if kind == "drawn" and side:
+        x, mask = x % 2, mask | (mask.sum(1, keepdim=True) < 4)  # each length has pairs of its own
     fast = model(x, read=read, attention_mask=mask)
     assert len(reuses) == (kind not in ("vectors", "raw_tokens"))
     slow = slowly(model, x, read=read, attention_mask=mask)

@@ -51,7 +51,7 @@ class View:
             position_ids: where the keys stand, if not where they are; see ``masks.position_ids``.
         """
         allowed = None
-        if causal and int(queries.min()) < len(keys) - 1:
+        if causal and queries.numel() and int(queries.min()) < len(keys) - 1:
             allowed = (keys <= queries[..., None]).reshape(-1, 1, queries.shape[-1], len(keys))
         if mask is not None:
             real = mask[:, None, None, :].expand(-1, 1, queries.shape[-1], -1)

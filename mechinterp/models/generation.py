@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mechinterp.devices import cpu_default
 from mechinterp.hooks import takes_turns
+from mechinterp.masks import check_mask, position_ids, real_tokens
 from mechinterp.models.attention import View
 from mechinterp.models.embedding import enter
 from mechinterp.models.encoder_decoder import HookedEncoderDecoder
@@ -28,7 +29,7 @@ def generate(
     n_new: int,
     *,
     end: Any = None,
-    attention_mask: Bool[Tensor, "batch prompt"] | None = None,
+    attention_mask: Bool[Tensor, "batch prompt"] | Int[Tensor, "batch prompt"] | None = None,
     encoded: Float[Tensor, "_ _ _"] | None = None,
     cached: bool = True,
 ) -> Int[Tensor, "batch new"]:
@@ -40,7 +41,8 @@ def generate(
             least one token of the target, as ``pack`` makes it.
         n_new: the most tokens to write.
         end: a sequence ends with this token, and is filled up with it; all stop when all have.
-        attention_mask: true at real tokens of the prompt.
+        attention_mask: true (or 1) at real tokens of the prompt. Rows with padding behind them are moved to
+            the right, so that every row is written on behind its last real token.
         encoded: what the encoder made of the sources, if it is known.
         cached: keep keys and values. A network with hooks is run anew for every token instead, with all
             tokens so far, so that hooks see whole activations.
@@ -50,13 +52,19 @@ def generate(
 
     Raises:
         ValueError: dropout at work, no tokens to write, more than the network has positions for, outputs
-            that are no tokens, an ``end`` that is not in the vocabulary, a prompt that it cannot take, or
-            ``encoded`` where hooks in the encoder would not be heard.
+            that are no tokens, an ``end`` that is not in the vocabulary, a prompt that it cannot take,
+            padding that would have to move where hooks are attached, or ``encoded`` where hooks in the
+            encoder would not be heard.
+        TypeError: a mask that is none.
     """
+    _check_network(model, prompt)
+    if attention_mask is not None:
+        check_mask(attention_mask, prompt)
+        prompt, attention_mask = _padded_left(model, prompt, attention_mask.bool())
     _check(model, prompt, n_new, end, attention_mask, encoded)
     if isinstance(model, HookedEncoderDecoder) and encoded is None and not model.encoder_hooked:
         n_source = model.cfg.n_ctx_source
-        mask = None if attention_mask is None else attention_mask[:, :n_source].bool()
+        mask = None if attention_mask is None else attention_mask[:, :n_source]
         encoded = model.encoder(prompt[:, :n_source], mask)
     way = _Cached if cached and not model.hooked else _Anew
     writer = way(model, prompt, attention_mask, encoded)
@@ -68,7 +76,7 @@ def generate(
             token = torch.where(ended, end, token)
             ended = ended | (token == end)
         written.append(token)
-        if bool(ended.all()) or len(written) == n_new:
+        if len(written) == n_new or (end is not None and bool(ended.all())):
             break
         writer.append(token)
     return torch.stack(written, 1)
@@ -109,37 +117,38 @@ class _Cached:
 
     def __init__(self, model: Generator, prompt: Tensor, mask: Tensor | None, encoded: Tensor | None) -> None:
         self.model, self.memory = model, [_Memory() for _ in model.blocks]
-        self.mask = None if mask is None or bool(mask.all()) else mask.bool()
-        self.n, self.across = 0, None
+        self.mask, self.n, self.across = mask, 0, None
         if isinstance(model, HookedEncoderDecoder):
             n_source = model.cfg.n_ctx_source
             everywhere = torch.arange(n_source, device=prompt.device)
-            self.across = self.mask
-            self.mask = None if self.mask is None else self.mask[:, n_source:]
+            self.across = model.across(everywhere[:1], mask)
+            self.mask = None if mask is None else mask[:, n_source:]
             for block, memory in zip(model.blocks, self.memory):
                 attn: Any = block.cross_attn
                 memory.source = attn.key(encoded, everywhere), attn.value(encoded)
             prompt = prompt[:, n_source:]
+        self.mask = real_tokens(self.mask)
+        self.position_ids = position_ids(self.mask)
         self.feed(prompt)
 
     def feed(self, tokens: Int[Tensor, "batch new"]) -> None:
         """Run further tokens."""
         at = torch.arange(self.n, self.n + tokens.shape[1], device=tokens.device)
         self.n += tokens.shape[1]
-        view = View.of(at, torch.arange(self.n, device=tokens.device), True, self.mask)
-        resid = enter(self.model, tokens, at)
+        keys = torch.arange(self.n, device=tokens.device)
+        view = View.of(at, keys, True, self.mask, self.position_ids)
+        resid = enter(self.model, tokens, view.query_positions)
         for block, memory in zip(self.model.blocks, self.memory):
             resid = self._block(block, memory, resid, view)
         self.last = resid[:, -1]
 
     def _block(self, block: Any, memory: _Memory, resid: Tensor, view: View) -> Tensor:
         x, attn = block.ln1(resid), block.attn
-        k, v = memory.extend(attn.key(x, view.queries), attn.value(x))
-        resid = resid + block.passed("attn", attn.attend(attn.query(x, view.queries), k, v, view))
-        if memory.source is not None and isinstance(self.model, HookedEncoderDecoder):
-            across = self.model.across(view.queries, self.across)
+        k, v = memory.extend(attn.key(x, view.query_positions), attn.value(x))
+        resid = resid + block.passed("attn", attn.attend(attn.query(x, view.query_positions), k, v, view))
+        if memory.source is not None:
             q = block.cross_attn.query(block.ln_cross(resid), view.queries)
-            resid = resid + block.cross_attn.attend(q, *memory.source, across)
+            resid = resid + block.cross_attn.attend(q, *memory.source, self.across)
         return block.add_mlp(resid)
 
     def logits(self) -> Float[Tensor, "batch d_vocab_out"]:
@@ -148,17 +157,37 @@ class _Cached:
     def append(self, token: Int[Tensor, " batch"]) -> None:
         if self.mask is not None:
             self.mask = torch.cat((self.mask, self.mask.new_ones(len(token), 1)), 1)
+        if self.position_ids is not None:
+            self.position_ids = torch.cat((self.position_ids, self.position_ids[:, -1:] + 1), 1)
         self.feed(token[:, None])
 
 
-def _check(
-    model: Generator,
-    prompt: Any,
-    n_new: int,
-    end: Any,
-    mask: Tensor | None,
-    encoded: Tensor | None,
-) -> None:
+def _padded_left(
+    model: Generator, prompt: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"]
+) -> tuple[Tensor, Tensor]:
+    """A prompt whose rows end in a real token, those with padding behind it moved to the right."""
+    n_source = model.cfg.n_ctx_source if isinstance(model, HookedEncoderDecoder) else 0
+    real = mask[:, n_source:]
+    if prompt.shape[1] > n_source and not bool(real.any(1).all()):
+        empty = (~real.any(1)).nonzero().flatten().tolist()
+        raise ValueError(
+            f"expected a real token in every row to write on from, got only padding in rows {empty[:5]}; "
+            "drop them"
+        )
+    if bool(real[:, -1:].all()):
+        return prompt, mask
+    if model.hooked:
+        raise ValueError(
+            "expected prompts padded on the left where hooks are attached, which would see tokens at other "
+            "positions, got padding behind real tokens; pad on the left, or call reset_hooks()"
+        )
+    # What is padding in every row is left out: what would be its place is free to be written to.
+    order = real.int().argsort(dim=1, stable=True)[:, int((~real).sum(1).min()) :]
+    moved = [torch.cat((x[:, :n_source], x[:, n_source:].gather(1, order)), 1) for x in (prompt, mask)]
+    return moved[0], moved[1]
+
+
+def _check_network(model: Generator, prompt: Any) -> None:
     cfg = model.cfg
     if not isinstance(prompt, Tensor) or prompt.ndim != 2:
         got = f"shape {tuple(prompt.shape)}" if isinstance(prompt, Tensor) else type(prompt).__name__
@@ -181,6 +210,17 @@ def _check(
         )
     if getattr(cfg, "attention_dir", "causal") != "causal":
         raise ValueError("expected a causal network, got a bidirectional one; it cannot write on")
+
+
+def _check(
+    model: Generator,
+    prompt: Tensor,
+    n_new: int,
+    end: Any,
+    mask: Tensor | None,
+    encoded: Tensor | None,
+) -> None:
+    cfg = model.cfg
     room = cfg.n_ctx - prompt.shape[1] + getattr(cfg, "n_ctx_source", 0)
     if not 1 <= n_new <= room + 1:
         raise ValueError(
@@ -189,11 +229,6 @@ def _check(
         )
     if end is not None and not (isinstance(end, int) and 0 <= end < cfg.d_vocab):
         raise ValueError(f"expected an end token within [0, {cfg.d_vocab}), got {end}")
-    if mask is not None and mask.shape != prompt.shape:
-        raise ValueError(
-            f"expected an attention_mask of {tuple(prompt.shape)}, got {tuple(mask.shape)}; give one entry "
-            "for each token"
-        )
     model.check(prompt, mask)
     if encoded is None:
         return

@@ -337,7 +337,7 @@ def positions(read: Read, inputs: Tensor, everywhere: Int[Tensor, " pos"]) -> In
     """Check positions and make them non-negative; ``everywhere`` itself if they are all, in order."""
     n_pos = inputs.shape[1]
     at = torch.as_tensor(read, device=inputs.device)
-    if at.is_floating_point() or at.dtype == torch.bool or at.ndim not in (1, 2) or at.numel() == 0:
+    if at.is_floating_point() or at.dtype == torch.bool or at.ndim not in (1, 2) or at.shape[-1] == 0:
         raise ValueError(
             f"expected positions to read as integers [read] or [batch, read], got {at.dtype} "
             f"{tuple(at.shape)}; for the last position give read=(-1,)"
@@ -347,7 +347,7 @@ def positions(read: Read, inputs: Tensor, everywhere: Int[Tensor, " pos"]) -> In
             f"expected a list of positions for each of {len(inputs)} examples, got {len(at)}; "
             "give [batch, read], or one list [read] for all"
         )
-    if int(at.min()) < -n_pos or int(at.max()) >= n_pos:
+    if at.numel() and (int(at.min()) < -n_pos or int(at.max()) >= n_pos):
         raise ValueError(
             f"expected positions in [{-n_pos}, {n_pos}), got {int(at.min())} to {int(at.max())}; "
             "read positions that the input has"

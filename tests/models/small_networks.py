@@ -79,9 +79,11 @@ def inputs(model, rows=ROWS, length=LENGTH, seed=0):
 
 
 def padding(side, rows=ROWS, length=LENGTH):
-    """A mask, True at real tokens, of rows with 0 to 3 places of padding at one side, or ``None``."""
+    """A mask, True at real tokens, of rows with 0 to 3 places of padding at one side or within."""
     if side is None:
         return None
     padded = torch.arange(rows)[:, None] % 4
     place = torch.arange(length)
+    if side == "within":
+        return (place < 1) | (place > padded)
     return place >= padded if side == "left" else place < length - padded

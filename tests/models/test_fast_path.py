@@ -20,6 +20,7 @@ SITUATIONS = {
     "all": (2, None, None),
     "all_padded": (2, None, "right"),
     "all_padded_left": (2, None, "left"),
+    "all_padded_within": (2, None, "within"),
     "last": (1, (-1,), None),
     "last_of_two_layers": (2, (-1,), "left"),
     "several": (1, (1, 3), None),
@@ -99,7 +100,7 @@ def test_reading_all_positions_in_order_selects_nothing(monkeypatch):
     assert torch.equal(model(x, read=range(LENGTH)), model(x))
 
 
-@pytest.mark.parametrize("side", [None, "left", "right"])
+@pytest.mark.parametrize("side", [None, "left", "right", "within"])
 @pytest.mark.parametrize("kind", ["causal", "rotary", "alibi", "tied"])
 def test_the_next_token_loss_and_its_gradients(kind, side, reuses):
     model = network(kind)

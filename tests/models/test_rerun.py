@@ -174,3 +174,26 @@ def test_every_position_a_patch_of_its_own(kind, read):
                         found[row * model.cfg.n_heads + head],
                         slow(model, x, forward, cache, activation, layer, position=[position], head=head),
                     )
+
+
+@pytest.mark.parametrize("side", ["left", "right", "within"])
+@pytest.mark.parametrize("kind", ["causal", "rotary", "rotary_pairs", "alibi", "drawn", "sharper"])
+def test_patches_of_padded_rows_do_what_they_do_alone(kind, side):
+    model, x, forward, _ = setting(kind, "all", side)
+    donor = torch.randn(ROWS, 1, 5, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    real = forward["attention_mask"]
+    at = real.all(0).nonzero().flatten()
+
+    def reached(inputs, at, given, mask=None):
+        rerun = model.rerun(inputs, attention_mask=mask)
+        change = rerun.enter_stream(0, "resid_pre", at, given)
+        heads = [rerun.received(change, 1, 2, activation, True) for activation in "qkv"]
+        keys = rerun.enter_heads(0, "k", at, given[:, 0].unflatten(-1, (3, 4)))
+        return [rerun.outputs(change), rerun.outputs(keys), *heads]
+
+    together = reached(x, at, donor, real)
+    for row in range(ROWS):
+        own = real[row]
+        alone = reached(x[[row]][:, own], own.cumsum(0)[at] - 1, donor[[row]][:, :, own])
+        for one, other in zip(together, alone):
+            agree(one[:, [row]][:, :, own], other)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from threading import Lock
 from typing import Any
 
@@ -236,6 +237,7 @@ class _Known:
 
     asked: tuple[Tensor | None, ...]
     found: Distinct
+    used: int
     own: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -260,24 +262,21 @@ class Seen:
 
     def __init__(self, most: int, batches: int, small: int, few: int) -> None:
         self.most, self.batches, self.small, self.few = most, batches, small, few
-        self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # the last used last
-        self._lock = Lock()
+        self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._clock, self._lock = count(), Lock()
 
     def get(self, tokens: Tensor, asked: tuple[Tensor | None, ...]) -> Distinct | None:
         """What is known of a batch, if it has the same ids and the same is asked."""
         known = self._known.get(tokens)
         if known is None or not all(map(_same, known.asked, (tokens, *asked))):
             return None
-        with self._lock:
-            self._known.pop(tokens, None)
-            self._known[tokens] = known
+        known.used = next(self._clock)
         return known.found
 
     def put(self, tokens: Tensor, asked: tuple[Tensor | None, ...], found: Distinct) -> None:
         """Remember what is known of a batch."""
         with self._lock:
-            self._known.pop(tokens, None)
-            self._known[tokens] = _Known((tokens.clone(), *asked), found)
+            self._known[tokens] = _Known((tokens.clone(), *asked), found, next(self._clock))
         self.bound()
 
     @property
@@ -288,17 +287,18 @@ class Seen:
     def bound(self) -> None:
         """Give up what is too much."""
         with self._lock:
-            held = [(tokens, known.nbytes) for tokens, known in self._known.items()]
-            excess, surplus = sum(size for _, size in held) - self.most, len(held) - self.batches
+            held = list(self._known.items())
+            excess, surplus = sum(known.nbytes for _, known in held) - self.most, len(held) - self.batches
             if excess <= 0 and surplus <= 0:
                 return
-            others = held[: -self.few] + [each for each in held[-self.few :] if each[1] > self.small]
+            held.sort(key=lambda each: each[1].used)
+            others = held[: -self.few] + [each for each in held[-self.few :] if each[1].nbytes > self.small]
             # One that is too large alone goes before others go for it.
-            for tokens, size in sorted(others, key=lambda each: each[1] <= self.most):
+            for tokens, known in sorted(others, key=lambda each: each[1].nbytes <= self.most):
                 if excess <= 0 and surplus <= 0:
                     break
                 self._known.pop(tokens, None)
-                excess, surplus = excess - size, surplus - 1
+                excess, surplus = excess - known.nbytes, surplus - 1
 
 
 def _same(held: Tensor | None, asked: Tensor | None) -> bool:

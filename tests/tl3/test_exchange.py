@@ -149,3 +149,17 @@ def test_converting_leaves_the_global_random_numbers_alone():
 def test_only_the_class_of_transformer_lens_is_taken():
     with pytest.raises(TypeError, match="expected TransformerLens's HookedTransformer, got"):
         from_transformer_lens(ours())
+
+
+# TransformerLens's ALiBi counts padding between two tokens in their distance; ours does not.
+PADDED = [(kind, side) for kind in ("LN", "rotary", "rotary pairs") for side in ("left", "within")]
+
+
+@pytest.mark.parametrize(("kind", "side"), [*PADDED, ("alibi", "left")])
+def test_real_tokens_of_padded_sequences_are_answered_alike(kind, side):
+    model = ours(**SHARED[kind])
+    tokens = torch.randint(11, (6, 7), generator=torch.Generator().manual_seed(0))
+    padded = torch.arange(6)[:, None] % 4
+    real = torch.arange(7) >= padded if side == "left" else (torch.arange(7) < 1) | (torch.arange(7) > padded)
+    theirs = to_transformer_lens(model)(tokens, attention_mask=real.long())
+    assert_close(model(tokens, attention_mask=real)[real], theirs[real], rtol=1e-4, atol=1e-5)

@@ -68,8 +68,8 @@ class TransformerConfig(TransformerLensConfig):
 
     randomised_positions: int = 0
     """Positions are drawn, in increasing order, from so many (Ruoss et al. 2023): anew at every run in
-    training mode, for all its sequences. In evaluation mode they are spread evenly over as many, so that no
-    answer hangs on a draw. 0: they are 0, 1, 2 and so on."""
+    training mode, for all its sequences of a length. In evaluation mode those of a sequence's real tokens are
+    spread evenly over as many, so that no answer hangs on a draw. 0: they are 0, 1, 2 and so on."""
 
     attn_log_n: int = 0
     """From so many keys on, scores are multiplied by log(keys) / log(this) before the softmax (Chiang &

@@ -81,7 +81,7 @@ class Decoder(WeightViews, Hooked):
                 type, or an option that only a network of one stack has.
         """
         given = [getattr(self, name) for name in GIVEN]
-        times, rest = divmod(len(input), len(given[0]))
+        times, rest = divmod(len(input), len(given[0])) if len(given[0]) else (1, len(input))
         if rest or not times:
             raise ValueError(
                 f"expected targets for {len(given[0])} sources, or a multiple of that, got {len(input)}"

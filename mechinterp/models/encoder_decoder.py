@@ -213,7 +213,7 @@ class HookedEncoderDecoder(WeightViews, Hooked):
     def _wanted(self, read: Read, inputs: Tensor, target: Tensor) -> Int[Tensor, "*batch read"] | None:
         everywhere = torch.arange(inputs.shape[1], device=inputs.device)
         at = positions(read, inputs, everywhere) - self.cfg.n_ctx_source
-        if int(at.min()) < 0:
+        if at.numel() and int(at.min()) < 0:
             raise ValueError(
                 f"expected positions of the target to read, {self.cfg.n_ctx_source} and more, got "
                 f"{int(at.min()) + self.cfg.n_ctx_source}; the source has no outputs"

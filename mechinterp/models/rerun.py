@@ -81,7 +81,7 @@ class Rerun(Entrances, Paths):
         n_pos, device = inputs.shape[1], inputs.device
         self.everywhere = torch.arange(n_pos, device=device)
         at = self.everywhere if read is None else torch.as_tensor(read, device=device) % n_pos
-        self.read, self.needed = at, at.unique()
+        self.read, self.needed = at, at.unique() if at.numel() else self.everywhere
         self.mask = real_tokens(attention_mask)
         self.position_ids = position_ids(self.mask)
         self.causal = self.cfg.attention_dir == "causal"

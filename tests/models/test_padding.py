@@ -172,11 +172,30 @@ def test_no_rows_have_no_outputs(kind):
         assert slowly(model, none, attention_mask=given).shape == shape
         assert model(none, attention_mask=given, read=torch.zeros(0, 2).long()).shape == (0, 2, shape[2])
         if kind != "codebooks":
-            assert model.rerun(none, attention_mask=given).intact.shape == shape
+            rerun = model.rerun(none, attention_mask=given, read=torch.zeros(0, 2).long())
+            assert rerun.intact.shape == (0, 2, shape[2])
+            change = rerun.enter_stream(
+                0, "resid_pre", torch.tensor([1]), torch.zeros(0, 1, LONGEST, 12).double()
+            )
+            assert rerun.outputs(change) is None
         if kind in WRITERS:
             assert generate(model, none, 2, attention_mask=given).shape == (0, 2)
             with pytest.raises(ValueError, match="a real token with one behind it"):
                 model(none, return_type="loss", attention_mask=given)
+
+
+def test_two_stacks_have_no_outputs_of_no_rows():
+    model = two_stacks("clamped")[0]
+    none, read = torch.zeros(0, 8).long(), torch.full((0, 1), 7)
+    for mask in (None, none.bool()):
+        for given in (None, (-1,), read):
+            n_read = 2 if given is None else 1
+            assert model(none, attention_mask=mask, read=given).shape == (0, n_read, 9)
+        assert generate(model, none, 3, attention_mask=mask).shape == (0, 3)
+    decoder = Decoder(model, none[:, :6])
+    assert decoder(none[:, 6:]).shape == (0, 2, 9)
+    with pytest.raises(ValueError, match="for 0 sources"):
+        decoder(torch.zeros(2, 2).long())
 
 
 # Writing on.

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mechinterp.masks import check_mask
+
 IDS = (torch.int64, torch.int32)
 """Types of token ids and of classes."""
 
@@ -49,7 +51,9 @@ def check_shapes(batch: Any) -> None:
             f"expected targets [batch, read] of {(len(inputs), n_read)}, one for each of {n_read} positions "
             f"read, got {tuple(targets.shape)}; reshape them, or change read={_short(batch.read)}"
         )
-    _check_mask(batch, inputs)
+    check_mask(batch.mask, inputs, "mask")
+    if batch.mask is not None and batch.mask.dtype != torch.bool:
+        object.__setattr__(batch, "mask", batch.mask.bool())  # the record is frozen
     if not isinstance(batch.variables, Mapping):
         raise TypeError(f"expected variables by name, got {type(batch.variables).__name__}; give a dict")
     for name, value in batch.variables.items():
@@ -80,26 +84,6 @@ def _n_read(read: Any, inputs: Tensor) -> int:
         f"expected positions to read as integers [read] or [batch, read] within {inputs.shape[1]} positions, "
         f"got {got}; for the last position give read=(-1,)"
     )
-
-
-def _check_mask(batch: Any, inputs: Tensor) -> None:
-    mask = batch.mask
-    if mask is None:
-        return
-    if not isinstance(mask, Tensor) or mask.shape != inputs.shape[:2]:
-        got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(
-            f"expected a mask [batch, pos] of {tuple(inputs.shape[:2])}, got {got}; give one entry a token"
-        )
-    if mask.dtype == torch.bool:
-        return
-    whole = not (mask.is_floating_point() or mask.is_complex())
-    if not whole or not bool(((mask == 0) | (mask == 1)).all()):
-        raise TypeError(
-            f"expected a mask that is True at real tokens, got {mask.dtype}"
-            f"{' with other values than 0 and 1' if whole else ''}; of an additive mask give mask == 0"
-        )
-    object.__setattr__(batch, "mask", mask.bool())  # the record is frozen
 
 
 def _short(read: Any) -> str:

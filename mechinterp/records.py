@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,10 @@ import xarray as xr
 from mechinterp.files import plain
 
 _NUMBERS_AND_TEXT = "biufU"
+_TYPES = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float, str, NoneType}, "U": {str}}
+"""Values of JSON that an array of a kind has."""
+LARGEST_ARRAYS = 2**27
+"""Bytes that the arrays of one record may take: a text's array has room everywhere for its longest entry."""
 
 
 def array_to_json(array: xr.DataArray) -> dict[str, Any]:
@@ -29,6 +36,23 @@ def array_from_json(record: Mapping[str, Any]) -> xr.DataArray:
     coords = {name: _variable_from_json(coord) for name, coord in record["coords"].items()}
     dims, data, attrs = _variable_from_json(record)
     return xr.DataArray(data, dims=dims, coords=coords, attrs=attrs)
+
+
+def check_size(arrays: Iterable[Any]) -> None:
+    """Refuse records of arrays that are larger together than ``LARGEST_ARRAYS``, before they are made.
+
+    Raises:
+        ValueError: they are.
+    """
+    maps = [array for array in arrays if isinstance(array, Mapping)]
+    coords = [array["coords"] for array in maps if isinstance(array.get("coords"), Mapping)]
+    total = 0
+    for record in (*maps, *(coord for held in coords for coord in held.values())):
+        with suppress(KeyError, TypeError, ValueError):  # it is refused when it is read
+            dtype, shape = _dtype_and_shape(record)
+            total += dtype.itemsize * math.prod(shape)
+    if total > LARGEST_ARRAYS:
+        raise ValueError(f"expected arrays of at most {LARGEST_ARRAYS:,} bytes together, got {total:,}")
 
 
 def _variable_to_json(x: xr.DataArray) -> dict[str, Any]:
@@ -49,9 +73,33 @@ def _variable_to_json(x: xr.DataArray) -> dict[str, Any]:
 
 
 def _variable_from_json(record: Mapping[str, Any]) -> tuple[list[str], np.ndarray, dict[str, Any]]:
-    dtype = np.dtype(record["dtype"])
+    dtype, shape = _dtype_and_shape(record)
+    check_size([record])
+    dims = record["dims"]
+    if not isinstance(dims, list) or not all(isinstance(dim, str) for dim in dims):
+        raise ValueError(f"expected names of dims, got {dims!r}")
+    values = [record["data"]]
+    for size in shape:
+        if not all(isinstance(each, list) and len(each) == size for each in values):
+            raise ValueError(f"expected data of the shape {shape}, got other data")
+        values = [value for each in values for value in each]
+    kinds = set(map(type, values))
+    words = {value for value in values if isinstance(value, str)} if dtype.kind == "f" else set()
+    if not kinds <= _TYPES[dtype.kind] or not words <= {"inf", "-inf"}:
+        raise ValueError(f"expected values of dtype {dtype}, got {sorted(kind.__name__ for kind in kinds)}")
+    data = np.array(record["data"], dtype=dtype).reshape(shape)
+    return dims, data, mapping_from_json(record["attrs"])
+
+
+def _dtype_and_shape(record: Mapping[str, Any]) -> tuple[np.dtype, list[int]]:
+    spelt, shape = record["dtype"], record["shape"]
+    if not isinstance(spelt, str) or not isinstance(shape, list):
+        raise ValueError(f"expected a dtype and a shape, got {spelt!r} and {shape!r}")
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(f"expected sizes of an array, got {shape}")
+    dtype = np.dtype(spelt)
     _check_dtype(dtype)
-    return record["dims"], np.array(record["data"], dtype=dtype).reshape(record["shape"]), record["attrs"]
+    return dtype, shape
 
 
 def _check_dtype(dtype: np.dtype) -> None:
@@ -93,6 +141,17 @@ def text_from_json(value: Any) -> str:
     return value
 
 
+def mapping_from_json(value: Any) -> dict[str, Any]:
+    """Values by name.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected values by name, got a {type(value).__name__}")
+    return dict(value)
+
+
 def read_fields(cls: type, record: Any, readers: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
     """The fields of a dataclass from its record; those without a reader are text.
 
@@ -111,7 +170,7 @@ def read_fields(cls: type, record: Any, readers: Mapping[str, Callable[[Any], An
     for key, value in record.items():
         try:
             found[key] = readers.get(key, text_from_json)(value)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
             raise ValueError(
                 f"expected {key} of a {cls.__name__}, got a record that cannot be read "
                 f"({type(error).__name__}: {error}); the file is damaged"

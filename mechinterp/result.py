@@ -22,7 +22,9 @@ from mechinterp.formatting import Interval, Number, format_array, format_interva
 from mechinterp.records import (
     array_from_json,
     array_to_json,
+    check_size,
     interval_from_json,
+    mapping_from_json,
     number_from_json,
     read_fields,
 )
@@ -152,9 +154,11 @@ class Result:
             "trivial": number_from_json,
             "control": lambda array: None if array is None else array_from_json(array),
             "interval": interval_from_json,
-            "provenance": dict,
+            "provenance": mapping_from_json,
             "extra": lambda arrays: {key: array_from_json(array) for key, array in arrays.items()},
         }
+        if isinstance(record, Mapping) and isinstance(extra := record.get("extra", {}), Mapping):
+            check_size([record.get("values"), record.get("control"), *extra.values()])
         return cls(**read_fields(cls, record, readers))
 
     def __eq__(self, other: object) -> bool:

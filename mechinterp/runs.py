@@ -26,10 +26,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mechinterp.files import leftovers, plain, read_json, read_object, write_atomic, write_json
+from mechinterp.files import (
+    json_text,
+    leftovers,
+    lock_of,
+    plain,
+    read_json,
+    read_object,
+    write_atomic,
+    write_json,
+    write_new,
+)
 from mechinterp.result import Claim, Result
 
 _MARK = "mechinterp"
+FIT = "fit"
+"""The kind of a run that ``training.fit`` left in a folder in which there was none."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +61,16 @@ class Run:
             ValueError: the folder holds something else, or a run of another config.
         """
         run, record = cls(Path(path)), plain({_MARK: metadata.version("mechinterp"), **config})
-        if run.path.exists() and not run.path.is_dir():
+        file = run.path / "config.json"
+        if os.path.lexists(run.path) and not os.path.isdir(run.path):
             raise ValueError(f"expected a folder at {path}, got a file; choose another place")
-        if run.path.is_dir() and set(run.path.iterdir()) - leftovers(run.path / "config.json"):
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"expected a folder at {path}, got {error}; choose another place") from None
+        strange = set(run.path.iterdir()) - leftovers(file) - {lock_of(run.path)}
+        # Of several that make it at the same moment one writes; the others find what it wrote.
+        if strange or not write_new(file, json_text(record)):
             found = cls.open(path).config
             changed = sorted(k for k in {*found, *record} - {_MARK} if found.get(k) != record.get(k))
             if changed:
@@ -59,9 +78,6 @@ class Run:
                     f"expected {path} to be empty or to hold this run, got a run with another {changed}; "
                     "choose another folder"
                 )
-        else:
-            run.path.mkdir(parents=True, exist_ok=True)
-            write_json(run.path / "config.json", record)
         if not (run.path / "environment.json").exists():
             write_json(run.path / "environment.json", environment())
         return run
@@ -73,7 +89,7 @@ class Run:
         Raises:
             ValueError: the folder is missing, is not a run, or is damaged.
         """
-        if not Path(path).is_dir():
+        if not os.path.isdir(path):
             raise ValueError(f"expected a run folder at {path}, found none; see `mechinterp runs list`")
         run = cls(Path(path))
         if _MARK not in run.config:
@@ -90,7 +106,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        return (self.path / "metrics.json").exists()
+        return os.path.exists(self.path / "metrics.json")
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -154,6 +170,8 @@ class Run:
 def list_runs(root: str | Path = "runs", /, **wanted: Any) -> list[Run]:
     """The runs below a folder, oldest first.
 
+    Networks that ``fit`` left below another run, as those of a study, are parts of that run and left out.
+
     Args:
         root: where to look, at any depth.
         wanted: what the config must say anywhere inside it, such as ``p=97``; text is read as the
@@ -162,21 +180,27 @@ def list_runs(root: str | Path = "runs", /, **wanted: Any) -> list[Run]:
     Raises:
         ValueError: no such folder, or a key that none of its runs has.
     """
-    if not Path(root).is_dir():
+    if not os.path.isdir(root):
         raise ValueError(f"expected a folder of runs at {root}, found none; train or study something first")
-    runs = []
+    every: dict[Path, tuple[float, Run, dict[str, Any]]] = {}
     for file in Path(root).rglob("config.json"):
         try:
-            runs.append((file.stat().st_mtime, Run.open(file.parent)))
+            run = Run.open(file.parent)
+            every[file.parent] = (file.stat().st_mtime, run, run.config)
         except (OSError, ValueError):
             continue  # another program's config.json
-    found = [run for _, run in sorted(runs, key=lambda pair: pair[0])]
-    known = {name for run in found for name, _ in _items(run.config)}
+    whole = [
+        each
+        for place, each in every.items()
+        if each[2].get("kind") != FIT or every.keys().isdisjoint(place.parents)
+    ]
+    found = [(run, config) for _, run, config in sorted(whole, key=lambda each: each[0])]
+    known = {name for _, config in found for name, _ in _items(config)}
     for key, value in wanted.items():
         if known and key not in known:
             raise ValueError(f"expected a key of some run's config, {sorted(known)}, got {key!r}; name one")
-        found = [run for run in found if _says(run.config, key, value)]
-    return found
+        found = [(run, config) for run, config in found if _says(config, key, value)]
+    return [run for run, _ in found]
 
 
 def best_run(runs: Iterable[Run], metric: str, *, smallest: bool = False) -> Run:
@@ -234,7 +258,7 @@ def _says(config: Any, key: str, wanted: Any) -> bool:
         return True
     try:
         return isinstance(wanted, str) and json.loads(wanted) in values
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
 
 

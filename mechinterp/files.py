@@ -328,9 +328,10 @@ def from_record(cls: type, record: Any, make: Callable[[Any], Any], path: str | 
     """
     if not isinstance(record, dict):
         raise ValueError(f"in {path}: expected a {cls.__name__}, got a {type(record).__name__}")
-    hints = {field.name: get_type_hints(cls)[field.name] for field in fields(cls)}
+    hints = get_type_hints(cls)
+    named = {each.name for each in fields(cls)}
     for name, value in record.items():
-        if name in hints and not _is_of(value, hints[name]):
+        if name in named and not _is_of(value, hints[name]):
             raise ValueError(
                 f"in {path}: expected {name} of a {cls.__name__} of type {_spelt(hints[name])}, got "
                 f"{_short(value)}; the file is damaged"

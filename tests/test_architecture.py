@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "masks": set(),
     "records": {"files"},
     "result": {"files", "formatting", "records"},
-    "tasks": {"automata", "devices", "masks"},
+    "tasks": {"automata", "devices", "files", "masks"},
     "models": {"devices", "hooks", "masks", "tasks"},
     "constructions": {"automata", "devices", "models", "tasks"},
     "training": {"devices", "files", "hooks", "masks", "models", "tasks.base"},

@@ -19,6 +19,7 @@ from mechinterp.hooks import run_with_cache
 from mechinterp.result import Result
 from mechinterp.studies.base import Watch, silent, train
 from mechinterp.tasks.base import Batch, Task
+from mechinterp.training.checkpoint import load_into
 from mechinterp.training.fit import Callback, Fit
 from mechinterp.training.loading import save_network
 from mechinterp.training.recipe import Recipe
@@ -71,7 +72,7 @@ class Trained:
     def at_step(self, step: int) -> Any:
         """The network as it was after so many steps, of those kept."""
         model = copy.deepcopy(self.untrained)
-        model.load_state_dict(self.job.checkpoints[step])
+        load_into(model, self.job.checkpoints[step], f"the checkpoint of step {step}")
         return model
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -22,6 +24,9 @@ from mechinterp.files import LARGEST_JSON, open_regular, parse_json, write_atomi
 
 LARGEST_WEIGHTS = 2**29
 """Bytes of the largest file of weights that is read where nothing else is said."""
+
+STATE = "state.safetensors"
+"""What a training's folder calls its state."""
 
 _DTYPES = {
     "F64": torch.float64,
@@ -57,16 +62,26 @@ def save_weights(path: str | Path, weights: nn.Module | Mapping[str, Tensor]) ->
     write_atomic(path, save_tensors(_separate(tensors)))
 
 
-def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies on the CPU that share no memory, as safetensors wants them."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
+def check_savable(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what safetensors has no form for, such as sparse tensors.
+
+    Raises:
+        ValueError: the first that is.
+    """
     for name, x in tensors.items():
         whole = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_quantized and not x.is_meta
         if not whole or x.dtype not in _DTYPES.values():
             got = f"one of {x.dtype}, {x.layout} on {x.device}" if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"expected a dense tensor {name!r} to save, got {got}; convert it")
-        x = x.detach().cpu().contiguous()
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU that share no memory, as safetensors wants them."""
+    check_savable(tensors)
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, given in tensors.items():
+        x = given.detach().cpu().contiguous()
         storage = x.untyped_storage()
         found[name] = x.clone() if storage.data_ptr() in seen or storage.nbytes() > x.nbytes else x
         seen.add(storage.data_ptr())
@@ -234,6 +249,23 @@ def _read(file: BinaryIO, like: Tensor) -> Tensor:
     return x
 
 
+def state_file(folder: Path) -> Path | None:
+    """The state that a folder holds, if it holds one.
+
+    Raises:
+        ValueError: the folder holds that of an earlier version, which may run code.
+    """
+    old = folder / "state.pt"
+    if os.path.lexists(folder / STATE):
+        return folder / STATE
+    if os.path.lexists(old):
+        raise ValueError(
+            f"expected a training state in {folder / STATE}, got one of an earlier version in {old.name}; "
+            "choose another folder, or delete the file to train from the start"
+        )
+    return None
+
+
 def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write a training state, atomically: tensors and plain values in dicts, lists and tuples.
 
@@ -280,6 +312,8 @@ def _flatten(value: Any, tensors: dict[str, Tensor], at: str) -> Any:
         return value
     if isinstance(value, int):
         return int(value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _flatten(value.tolist(), tensors, at)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"float": repr(float(value))}
     if isinstance(value, Tensor):
@@ -349,6 +383,7 @@ class CheckpointSeries:
 
     folder: Path | None = None
     _kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    _largest: int = LARGEST_WEIGHTS
 
     def _path(self, step: int) -> Path:
         assert self.folder is not None
@@ -375,11 +410,12 @@ class CheckpointSeries:
                     f"expected a folder {self.folder} for checkpoints, got {error.strerror}; move it away"
                 ) from None
             save_weights(self._path(step), model)
+            self._largest = max(self._largest, self._path(step).stat().st_size)
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         if step not in self.steps:
             raise KeyError(f"expected a step of the series, one of {self.steps}, got {step}")
-        return self._kept[step] if self.folder is None else load_weights(self._path(step))
+        return self._kept[step] if self.folder is None else load_weights(self._path(step), self._largest)
 
     def __len__(self) -> int:
         return len(self.steps)

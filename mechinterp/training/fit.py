@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mechinterp.files import write_json
+from mechinterp.files import folder_lock, write_json
 from mechinterp.tasks.base import Task
-from mechinterp.training.checkpoint import CheckpointSeries, load_state, save_state
+from mechinterp.training.checkpoint import STATE, CheckpointSeries, load_state, save_state, state_file
+from mechinterp.training.loading import record_network, record_training
 from mechinterp.training.recipe import Recipe
+from mechinterp.training.resuming import check_state, largest_state
 from mechinterp.training.step import Penalty, Stepper
 
 
@@ -109,9 +111,10 @@ def fit(
     job = Fit(model, task, recipe, History(), series)
     loop = _Loop(job, place, callbacks, penalty)
     # Dropout draws from torch's own generators: they are seeded here, and left as they were found.
-    with torch.random.fork_rng(loop.stepper.cuda):
+    with folder_lock(place), torch.random.fork_rng(loop.stepper.cuda):
         torch.manual_seed(recipe.seed + 1_000_003)  # not the stream that orders the examples
         loop.resume()
+        record_training(place, job)
         began = time.perf_counter() - job.history.seconds
         try:
             with between_steps() as interrupted:
@@ -253,20 +256,24 @@ class _Loop:
             "loop": [job.stopped, self.end, self.best, self.since_best],
             "best": job.best,
         }
-        save_state(self.place / "state.pt", state)
+        save_state(self.place / STATE, state)
         write_json(self.place / "history.json", job.history.to_json())
+        if job.stopped:
+            record_network(self.place, job)
 
     def resume(self) -> None:
         """Go on from a saved state, if there is one."""
-        if self.place is None or not (self.place / "state.pt").exists():
+        file = None if self.place is None else state_file(self.place)
+        if file is None:
             return
-        state = load_state(self.place / "state.pt")
+        state = load_state(file, at_most=largest_state(self.stepper))
         if state.get("of") != self.identity():
             raise ValueError(
                 f"expected {self.place} to hold the training of this task and recipe, got another; "
                 "choose an empty folder"
             )
         job = self.job
+        check_state(state, file, self.stepper, job.history.to_json())
         self.stepper.load(state["stepper"])
         job.history = History(**state["history"])
         stopped, self.end, self.best, self.since_best = state["loop"]

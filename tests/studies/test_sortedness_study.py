@@ -23,7 +23,7 @@ from mechinterp.studies.sortedness.networks import FREE
 from mechinterp.studies.state_machine import networks as machines
 from mechinterp.tasks import Sortedness, StateMachine
 from mechinterp.training import Fit, History, Recipe
-from mechinterp.training.checkpoint import CheckpointSeries
+from mechinterp.training.checkpoint import STATE, CheckpointSeries, load_state
 
 CLAIMS = {
     "all_learn_in_range", "none_bidirectional_at_chance", "none_causal_extrapolates",
@@ -122,7 +122,7 @@ def test_networks_trained_side_by_side_are_those_trained_one_after_the_other(tmp
     assert len([label for label, step in shown if step == 2]) >= 8
     for seed in (0, 1):
         states = [
-            torch.load(tmp_path / name / f"seed_{seed}" / "network_1" / "state.pt", weights_only=True)
+            load_state(tmp_path / name / f"seed_{seed}" / "network_1" / STATE)
             for name in ("alone", "together")
         ]
         for a, b in zip(*(state["stepper"]["model"].values() for state in states)):

@@ -29,6 +29,7 @@ from mechinterp.models.transformer import HookedTransformer
 from mechinterp.result import NotLearned, Result
 from mechinterp.studies.base import training_curves
 from mechinterp.tasks.modular_addition import ModularAddition
+from mechinterp.training.checkpoint import load_into
 from mechinterp.training.fit import Fit
 
 
@@ -169,7 +170,7 @@ class Anatomy:
         model = copy.deepcopy(self.model)  # of the same sizes, whatever the factory's
         rows = [(chosen, []) for chosen in (self.keys, *null)]
         for step in series:
-            model.load_state_dict(series[step])
+            load_into(model, series[step], f"the checkpoint of step {step}")
             for chosen, measured in rows:
                 measured.append(self._measures(model, chosen))
         names = ("train_loss", "test_loss", "restricted_loss", "excluded_loss", "gini", "weight_norm")

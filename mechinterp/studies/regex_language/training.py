@@ -10,15 +10,28 @@ from torch import Tensor
 
 from mechinterp.automata import CLASSES
 from mechinterp.constructions.regex_language import ValueMatrices, off_construction
-from mechinterp.files import write_json
+from mechinterp.files import from_record, write_json
+from mechinterp.models.config import TransformerConfig
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.runs import Run
 from mechinterp.studies.base import Watch, silent
 from mechinterp.studies.regex_language.options import RegexLanguageOptions
 from mechinterp.tasks.regex_language import RegexLanguage
-from mechinterp.training.checkpoint import CheckpointSeries, load_weights, save_weights
+from mechinterp.training.checkpoint import (
+    CheckpointSeries,
+    describe_weights,
+    load_into,
+    load_weights,
+    save_weights,
+)
 from mechinterp.training.curriculum import curriculum
 from mechinterp.training.fit import Fit
+from mechinterp.training.loading import check_buildable
+
+MOST_SYMBOLS = 20_000_000
+"""The most symbols of a run's words, which are drawn anew when it is opened."""
+LONGEST_WORD = 10_000
+"""Symbols of the longest words of a run that is opened."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +60,15 @@ class Trained:
             raise ValueError(
                 f"expected a finished run at {path}, got one that stopped; train it to its end first"
             )
-        options = RegexLanguageOptions.from_json(run.config["options"])
-        return cls(run, options, options.task)
+        file, record = run.path / "config.json", run.config.get("options")
+        options = from_record(RegexLanguageOptions, record, RegexLanguageOptions.from_json, file)
+        drawn = options.n_samples * (options.max_len + 1)
+        if drawn > MOST_SYMBOLS or options.max_len > LONGEST_WORD:
+            raise ValueError(
+                f"in {file}: expected at most {MOST_SYMBOLS:,} symbols in words of {LONGEST_WORD:,}, got "
+                f"{drawn:,} in words of {options.max_len:,}; train on fewer"
+            )
+        return cls(run, options, from_record(RegexLanguageOptions, record, lambda _: options.task, file))
 
     @property
     def checkpoints(self) -> CheckpointSeries:
@@ -72,13 +92,27 @@ class Trained:
 
     def model(self, checkpoint: str = "best") -> HookedTransformer:
         """The network with some checkpoint's weights, on the CPU and in evaluation mode."""
-        model = self.untrained()
-        model.load_state_dict(self.weights(checkpoint))
+        weights, model = self.weights(checkpoint), self.untrained()
+        load_into(model, weights, f"the checkpoint {checkpoint} of {self.run.path}")
         return model
 
     def untrained(self) -> HookedTransformer:
         """The network before training, on the CPU and in evaluation mode."""
-        return replace(self.options, device="cpu").network(self.task).eval()
+        options, file = self.options, self.run.path / "config.json"
+        cfg = TransformerConfig(
+            n_layers=options.n_layers,
+            d_model=options.d_model,
+            n_heads=options.n_heads,
+            d_head=options.d_model // max(1, options.n_heads),
+            d_mlp=options.d_mlp,
+            act_fn="relu",
+            n_ctx=2 * options.max_len + 1,
+            d_vocab=self.task.d_vocab,
+            positional_embedding_type=options.positional_type,
+            tie_embeddings=options.tie_weights,
+        )
+        check_buildable(cfg, describe_weights(self.run.path / "final.safetensors"), file)
+        return replace(options, device="cpu").network(self.task).eval()
 
 
 def train(options: RegexLanguageOptions, out: str | Path, watch: Watch = silent) -> Trained:

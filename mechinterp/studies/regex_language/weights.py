@@ -23,6 +23,7 @@ from mechinterp.result import Result
 from mechinterp.studies.regex_language.training import Trained
 from mechinterp.tasks.base import Batch
 from mechinterp.tasks.regex_language import RegexLanguage
+from mechinterp.training.checkpoint import load_into
 
 ROTATIONS = 20
 
@@ -153,7 +154,7 @@ def along_training(trained: Trained, layer: int = 0, draws: int = 100, gate: Gat
     series, task = trained.checkpoints, trained.task
     model, rows, gradients = trained.untrained(), [], []
     for step in series.steps:
-        model.load_state_dict(series[step])
+        load_into(model, series[step], f"the checkpoint of step {step}")
         found = _cosines(model, task, layer, draws)
         rows.append([result.values.sel(head="all").item() for result in found])
         gradients.append(gradient_norms(model, task))

@@ -118,7 +118,6 @@ def folder_lock(path: str | Path | None) -> Iterator[None]:
         yield
         return
     place = Path(path)
-    made = not place.exists()
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -132,9 +131,6 @@ def folder_lock(path: str | Path | None) -> Iterator[None]:
                 (place / _LOCK).unlink()
         if descriptor is not None:
             os.close(descriptor)
-        if made:
-            with suppress(OSError):  # it is not empty
-                place.rmdir()
 
 
 def _lock(place: Path) -> int | None:
@@ -338,6 +334,8 @@ def from_record(cls: type, record: Any, make: Callable[[Any], Any], path: str | 
             )
     try:
         return make(record)
+    except MemoryError:
+        raise
     except Exception as error:  # what else cannot be shows in many kinds of errors
         said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
         expected = said if said.startswith("expected") else f"expected the record of a {cls.__name__}"

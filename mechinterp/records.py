@@ -170,7 +170,7 @@ def read_fields(cls: type, record: Any, readers: Mapping[str, Callable[[Any], An
     for key, value in record.items():
         try:
             found[key] = readers.get(key, text_from_json)(value)
-        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(
                 f"expected {key} of a {cls.__name__}, got a record that cannot be read "
                 f"({type(error).__name__}: {error}); the file is damaged"

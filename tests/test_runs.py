@@ -3,6 +3,10 @@
 import json
 import os
 import pickle
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +84,48 @@ def test_a_crash_while_a_run_is_made_leaves_what_the_next_try_goes_on_from(tmp_p
         with pytest.raises(KeyboardInterrupt):
             new(tmp_path / "a")
     assert new(tmp_path / "a").config["task"]["p"] == 7
+    assert sorted(os.listdir(tmp_path / "a")) == ["config.json", "environment.json"]
+
+
+MAKE = """
+import sys
+from mechinterp.runs import Run
+print("ready", flush=True)
+for line in sys.stdin:
+    place, p = line.split()
+    try:
+        Run.create(place, {"kind": "train", "p": int(p)})
+        print("made", flush=True)
+    except ValueError as error:
+        print(error, flush=True)
+"""
+
+
+def test_of_two_processes_that_make_other_runs_of_one_folder_at_once_one_does(tmp_path):
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", MAKE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    assert [each.stdout.readline() for each in pair] == ["ready\n"] * 2
+    for number in range(150):
+        for p, each in enumerate(pair):
+            each.stdin.write(f"{tmp_path}/{number} {p}\n")
+        for each in pair:
+            each.stdin.flush()
+        ends = [each.stdout.readline() for each in pair]
+        first = Run.open(tmp_path / str(number)).config["p"]
+        assert ends[first] == "made\n"
+        assert re.match(r"expected .* another \['p'\]", ends[1 - first])
+    for each in pair:
+        each.communicate()
+
+
+def test_threads_that_make_the_same_run_all_have_it(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: new(tmp_path / "a"), range(32)))
+    assert {run.config["task"]["p"] for run in runs} == {7}
     assert sorted(os.listdir(tmp_path / "a")) == ["config.json", "environment.json"]
 
 
@@ -262,6 +308,14 @@ def runs(tmp_path):
 )
 def test_runs_are_listed_oldest_first_and_filtered(tmp_path, runs, where, found):
     assert [run.path for run in list_runs(tmp_path, **where)] == [runs[i].path for i in found]
+
+
+def test_networks_of_a_run_are_parts_of_it(tmp_path, runs):
+    for place in ("deep/a/network_0", "deep/a/grid/cell", "alone"):
+        (tmp_path / place).mkdir(parents=True)
+        files.write_json(tmp_path / place / "config.json", {"mechinterp": "0", "kind": "fit", "p": 7})
+        assert Run.open(tmp_path / place).config["p"] == 7
+    assert [run.path.name for run in list_runs(tmp_path, kind="fit")] == ["alone"]
 
 
 def test_a_filter_by_a_key_that_no_run_has_is_refused(tmp_path, runs):

@@ -82,9 +82,13 @@ def _list_runs(words: list[str]) -> int:
     if not found:
         print(f"no such run below {options.root}", file=sys.stderr)
     for run in found:
-        state = "finished  " if run.finished else "unfinished"
-        metric = options.metric or score_of(run)
-        print(f"{state}  {metric or 'score'} {run.metrics.get(metric, '–')}  {run.path}")
+        try:
+            metric = options.metric or score_of(run)
+            said = f"{metric or 'score'} {run.metrics.get(metric, '–')}"
+        except ValueError as error:  # one damaged file hides no other run
+            print(f"damaged     {run.path}: {error}")
+            continue
+        print(f"{'finished  ' if run.finished else 'unfinished'}  {said}  {run.path}")
     return 0
 
 

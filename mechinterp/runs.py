@@ -6,6 +6,7 @@
     environment.json   where and with what it ran
     history.json       losses and scores along training
     checkpoints/       weights along training;  weights.safetensors: the last
+    state.safetensors  what training goes on from;  network.json: which model the weights are of
     results/           one Result a file
     claims.json        the table of claims
     report.html        all of it, readable without a network
@@ -112,6 +113,22 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """The headline numbers; empty while unfinished."""
         return read_object(self.path / "metrics.json") if self.finished else {}
+
+    def numbers(self, *names: str) -> list[float]:
+        """Headline numbers by name; NaN where one is undefined.
+
+        Raises:
+            ValueError: one is missing, or no number.
+        """
+        found = self.metrics
+        for name in names:
+            value = found.get(name, "nothing")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise ValueError(
+                    f"in {self.path / 'metrics.json'}: expected a number {name!r}, got {value!r:.80}; the "
+                    "file is damaged"
+                )
+        return [math.nan if found[name] is None else float(found[name]) for name in names]
 
     @property
     def history(self) -> dict[str, Any]:

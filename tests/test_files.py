@@ -131,7 +131,7 @@ def test_only_files_of_bounded_size_are_read_and_nothing_waits(tmp_path):
 def test_a_folder_in_a_files_place_is_refused(tmp_path):
     (tmp_path / "a").mkdir()
     for use in (read_json, lambda path: write_json(path, {})):
-        with pytest.raises(ValueError, match="expected .*file"):
+        with pytest.raises(ValueError, match=r"expected .*file"):
             use(tmp_path / "a")
     assert os.listdir(tmp_path) == ["a"]
 

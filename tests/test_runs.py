@@ -336,6 +336,15 @@ def test_the_best_run_is_found_by_a_metric(runs):
     assert best_run(runs, "seconds") == runs[0]
 
 
+def test_numbers_of_a_run_are_numbers(tmp_path):
+    run = new(tmp_path, a=1, b=float("nan"), c="x", d=True)
+    assert run.numbers("a") == [1.0]
+    assert np.isnan(run.numbers("b")).all()
+    for name in ("c", "d", "e"):
+        with pytest.raises(ValueError, match=f"in .*metrics.json: expected a number '{name}'"):
+            run.numbers("a", name)
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "stopped", "test_loss"])
 def test_an_unknown_metric_is_refused_with_the_known_ones(runs, metric):
     with pytest.raises(ValueError, match=r"2 finished with metrics \['seconds', 'test_accuracy'\]"):

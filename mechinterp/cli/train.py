@@ -117,9 +117,9 @@ def _train_script(words: list[str]) -> int:
     name, module, config, output = options_of("train", words, SCRIPTS, TrainOutput)
     out = output.out or Path("runs") / f"train_{folder_name(name, config)}"
     run = module.train(config, out, watch).run
-    metrics = run.metrics
-    shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float))
-    print(f"{shown}, {metrics['steps']} steps. Run folder: {out}")
+    (steps,) = run.numbers("steps")
+    shown = ", ".join(f"{key} {value:.4f}" for key, value in run.metrics.items() if isinstance(value, float))
+    print(f"{shown}, {steps:g} steps. Run folder: {out}")
     return 0
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from mechinterp.files import from_record, json_text, plain, read_object, write_json, write_new
@@ -107,12 +109,14 @@ def _description(model: nn.Module, task: Any, recipe: Recipe) -> dict[str, Any]:
 
 
 def _task(task: Any) -> Any:
-    try:
-        record = plain(task.to_json())
-        if len(json.dumps(record, allow_nan=False)) <= _LONGEST:
-            return record
-    except Exception:  # another's task may hold anything, and training must not fail of it
-        pass
+    held = [getattr(task, each.name, None) for each in fields(task)] if is_dataclass(task) else []
+    if not any(isinstance(value, (Tensor, np.ndarray)) for value in held):  # its data are no description
+        try:
+            record = plain(task.to_json())
+            if len(json.dumps(record, allow_nan=False)) <= _LONGEST:
+                return record
+        except Exception:  # another's task may hold anything, and training must not fail of it
+            pass
     return {"task": str(getattr(task, "name", "")), "class": _class_of(task)}
 
 

@@ -1,7 +1,7 @@
 """Folders that trainings and studies leave, damaged by chance, and everything that reads them.
 
-Run as a script with a folder to work in, how many mutations of each folder, and a first seed, it prints one JSON
-object: how many readings ended in a result, how many in a refusal, and those that ended otherwise.
+Run as a script with a folder to work in, how many mutations of each folder, and a first seed, it prints one
+JSON object: how many readings ended in a result, how many in a refusal, and those that ended otherwise.
 """
 
 import contextlib
@@ -48,10 +48,18 @@ def make(place):
     other = models.text_arithmetic(tasks.TextSum(max_operand=9), d_model=8, n_heads=2, d_mlp=8, n_layers=1)
     sinusoidal = models.HookedTransformer(
         models.TransformerConfig(
-            d_model=8, n_heads=2, d_head=4, n_layers=1, n_ctx=4, d_vocab=5, act_fn="relu",
-            positional_embedding_type="sinusoidal", codebook_size=4, d_mlp=8,
+            d_model=8,
+            n_heads=2,
+            d_head=4,
+            n_layers=1,
+            n_ctx=4,
+            d_vocab=5,
+            act_fn="relu",
+            positional_embedding_type="sinusoidal",
+            codebook_size=4,
+            d_mlp=8,
         )
-    )  # fmt: skip
+    )
     two = models.digit_addition(tasks.DigitAddition(n_digits=1), d_model=8, n_heads=2, d_mlp=8)
     for name, model in (("other", other), ("sinusoidal", sinusoidal.double()), ("two", two)):
         save_network(place / "networks" / name, model, TASK, RECIPE)
@@ -141,10 +149,9 @@ def command(*words):
 
 # ---- damage ---------------------------------------------------------------------------------
 
-VALUES = [
-    None, True, 0, -1, 1, 7, 1.5, -0.0, 1e308, 10**9, 10**18, 10**300, "", "x", "inf", "5", "\ud800", "\x00", "..",
-    [], {}, [[]], [0], ["x"], {"x": 1}, [1.5, 2], "float64", "U99999999", "<f8", "load", "float16",
-]  # fmt: skip
+NUMBERS = [0, -1, 1, 7, 1.5, -0.0, 1e308, 10**9, 10**18, 10**300, True, None]
+TEXTS = ["", "x", "inf", "5", "\ud800", "\x00", "..", "float64", "float16", "U99999999", "<f8", "load"]
+VALUES = [*NUMBERS, *TEXTS, [], {}, [[]], [0], ["x"], {"x": 1}, [1.5, 2]]
 
 
 def places_in(record, path=()):
@@ -318,10 +325,11 @@ def main(work, count, first):
     for folder in folders:  # what is whole is read, and what reading imports is there
         place = work / "copies" / folder.name
         shutil.copytree(folder, place)
-        for name, read in readers(place).items():
+        for read in readers(place).values():
             tried(read)
         shutil.rmtree(place)
-    held = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+    status = Path("/proc/self/status").read_text()
+    held = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmSize"))
     resource.setrlimit(resource.RLIMIT_AS, (held * 1024 + MEMORY,) * 2)
     for seed in range(first, first + count):
         for folder in folders:

@@ -82,7 +82,8 @@ def study(config: RegexLanguageStudy, out: str | Path, watch: Watch = silent) ->
     results, table = dict(found[0].results), judge(found)
     if not config.fast:
         results["language_sweep"] = sweep(found[0].trained, run.path / "sweep", watch)
-    trainings = [one.trained.run.metrics for one in found]
+    names = ("class_acc", "token_share", "steps", "seconds")
+    trainings = [dict(zip(names, one.trained.run.numbers(*names))) for one in found]
     report = StudyReport(
         study="regex-language",
         title=f"The words of {config.pattern}: does the network learn the automaton?",
@@ -114,7 +115,7 @@ def summary(found: list[Anatomy], table: list[Claim]) -> str:
     """The finding in a few sentences."""
     task = found[0].trained.task
     machine = "a machine" if task.pattern in NAMED else "an expression"
-    seconds = np.mean([one.trained.run.metrics["seconds"] for one in found])
+    seconds = np.mean([one.trained.run.numbers("seconds") for one in found])
     score = np.mean([one.measures["class_acc"] for one in found])
     layers, networks = found[0].trained.options.n_layers, len(found)
     return (

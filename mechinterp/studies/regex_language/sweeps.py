@@ -99,7 +99,7 @@ def _measures(trained: Trained) -> tuple[list[float], float]:
     task, model, untrained = trained.task, trained.model(), trained.untrained()
     test, longer = task.dataset("test"), _longer(task)
     far = float("nan") if longer is None else task.score(task.outputs(model, longer), longer)
-    scores = [float(trained.run.metrics[name]) for name in MEASURES[:-1]]
+    scores = trained.run.numbers(*MEASURES[:-1])
     return [*scores, far], task.score(task.outputs(untrained, test), test)
 
 

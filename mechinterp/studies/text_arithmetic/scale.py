@@ -195,7 +195,7 @@ def grid(
     alone = workers == 1 and cluster is None
     one = partial(do, watch=watch) if alone else do
     runs = sweep(one, config.settings(), out, workers=workers, cluster=cluster, told=told)
-    return scale(config, {name: run.metrics for name, run in runs.items()})
+    return scale(config, {name: dict(zip(MEASURES, run.numbers(*MEASURES))) for name, run in runs.items()})
 
 
 def scale(config: TextGrid, metrics: Mapping[str, Mapping[str, float]]) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mechinterp.tasks.base import Batch, Task
+from mechinterp.training.identity import bare
 from mechinterp.training.muon import Muon, hidden_matrices
 from mechinterp.training.recipe import Recipe
 
@@ -22,11 +23,20 @@ Penalty = Callable[[nn.Module], Float[Tensor, ""]]
 class Stepper:
     """A model, its data and its optimisers; each ``step`` takes one and returns the loss before it."""
 
-    def __init__(self, model: nn.Module, task: Task, recipe: Recipe, penalty: Penalty | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        recipe: Recipe,
+        penalty: Penalty | None = None,
+        train: Batch | None = None,
+    ) -> None:
         keep_freed_memory()
         self.model, self.task, self.recipe, self.steps = model, task, recipe, 0
         self.penalty = penalty
-        self.train = task.dataset("train").to(next(model.parameters()).device)
+        device = next(model.parameters()).device
+        self.train = (task.dataset("train") if train is None else train).to(device)
+        self.autocast = torch.is_autocast_enabled(device.type)
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         matrices = hidden_matrices(model) if recipe.optimizer == "muon" else []
         taken = set(map(id, matrices))
@@ -53,13 +63,33 @@ class Stepper:
         if value - value != 0:  # infinite or not a number
             return value
         self.model.zero_grad()
-        (loss if self.penalty is None else loss + self.penalty(self.model)).backward()
+        if self.penalty is not None:
+            loss = loss + self.cost()
+        if self.autocast:
+            with torch.autocast(loss.device.type, enabled=False):  # it is for forward passes
+                loss.backward()
+        else:
+            loss.backward()
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights, self.recipe.clip_norm)
         for optimizer in self.optimizers.values():
             optimizer.step()
         self.steps += 1
         return value
+
+    def cost(self) -> Tensor:
+        """What the penalty says.
+
+        Raises:
+            TypeError: no number that the weights can be trained on.
+        """
+        cost = self.penalty(self.model)
+        if not isinstance(cost, Tensor) or cost.numel() != 1:
+            raise TypeError(
+                f"expected the penalty to return a tensor of one number, got {type(cost).__name__}; sum it, "
+                "and leave it a tensor, so that it has a gradient"
+            )
+        return cost
 
     def groups(self) -> list[dict[str, Any]]:
         """What the optimisers read at each step: learning rate, weight decay and the like."""
@@ -81,7 +111,7 @@ class Stepper:
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, besides the task and the recipe."""
         return {
-            "model": self.model.state_dict(),
+            "model": bare(self.model).state_dict(),
             **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "steps": self.steps,
             "order": self.order,
@@ -90,9 +120,38 @@ class Stepper:
             "cuda_generators": [torch.cuda.get_rng_state(device) for device in self.cuda],
         }
 
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Refuse what ``state`` did not give, before any of it is loaded.
+
+        Raises:
+            KeyError, TypeError, ValueError, RuntimeError: it is damaged.
+        """
+        own = bare(self.model).state_dict()
+        _same_tensors(state["model"], own)
+        for name, optimizer in self.optimizers.items():
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            saved, groups = state[name]["state"], state[name]["param_groups"]
+            if [len(group["params"]) for group in groups] != [len(weights)]:
+                raise ValueError(f"another number of weights in {name}")
+            if not {"lr", "weight_decay"} <= groups[0].keys() or not saved.keys() <= {*range(len(weights))}:
+                raise ValueError(f"other settings in {name}")
+            for index, kept in saved.items():
+                for key, x in kept.items():
+                    if x.shape != (() if key == "step" else weights[index].shape):
+                        raise ValueError(f"{key} of another shape in {name}")
+        order, n = state["order"], len(self.train)
+        if not isinstance(state["steps"], int) or state["steps"] < 0 or order.dtype != torch.long:
+            raise ValueError("no whole numbers in steps and order")
+        if order.ndim != 1 or (len(order) and not 0 <= int(order.min()) <= int(order.max()) < n):
+            raise ValueError("an order of other examples")
+        for name in ("generator", "torch_generator"):
+            torch.Generator().set_state(state[name])
+        if not isinstance(state["cuda_generators"], list):
+            raise TypeError("no list of generators")
+
     def load(self, state: dict[str, Any]) -> None:
         """Go on from what ``state`` gave."""
-        self.model.load_state_dict(state["model"])
+        bare(self.model).load_state_dict(state["model"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state[name])
         self.steps, self.order = state["steps"], state["order"]
@@ -100,6 +159,15 @@ class Stepper:
         torch.set_rng_state(state["torch_generator"])
         for device, generator in zip(self.cuda, state["cuda_generators"]):
             torch.cuda.set_rng_state(generator, device)
+
+
+def _same_tensors(saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse weights of other names, shapes or dtypes."""
+    if saved.keys() != own.keys():
+        raise ValueError(f"weights of other names, {sorted(saved.keys() ^ own.keys())[:3]}")
+    for name, x in own.items():
+        if saved[name].shape != x.shape or saved[name].dtype != x.dtype:
+            raise ValueError(f"{name} of another shape or dtype")
 
 
 @functools.cache

@@ -198,8 +198,9 @@ class _Loop:
         """Try the loss of a few examples, and note down what training this is."""
         job, stepper = self.job, self.stepper
         with _evaluating(job.model):
-            if not check_step(job.model, job.task, self.first, stepper.dtype):
-                self.parts = {name: [batch] for name, batch in self.splits.items()}
+            parted = check_step(bare(job.model), job.task, self.first, stepper.dtype)
+        if not parted or bare(job.model) is not job.model:  # each size would be compiled for itself
+            self.parts = {name: [batch] for name, batch in self.splits.items()}
         if self.place is not None:
             data = list(self.splits.values())
             if job.task.samples:
@@ -214,7 +215,7 @@ class _Loop:
         job, stepper = self.job, self.stepper
         with torch.random.fork_rng(stepper.cuda), _evaluating(job.model):
             torch.manual_seed(0)
-            outputs = job.task.outputs(job.model, self.first)
+            outputs = job.task.outputs(bare(job.model), self.first)
             found = {
                 f"{name}.loss": job.task.loss(outputs, self.first, stepper.dtype).item(),
                 f"{name}.score": score_of(job.task, outputs, self.first),
@@ -387,9 +388,8 @@ class _Loop:
         job = self.job
         saved, given = dict(state["of"]), dict(self.identity)
         if saved["initial weights"] != given["initial weights"]:
-            now = given["initial weights"]
-            holds = weights_digest(state["stepper"]["model"]) == now
-            if holds or _LEFT.get(job.model) == (saved["initial weights"], now):
+            holds = weights_digest(state["stepper"]["model"]) == given["initial weights"]
+            if holds or _left_by_error(job.model, state):
                 names = [name for name in given if name.startswith("untrained network.")]
                 for name in ("initial weights", *names):
                     given[name] = saved.get(name)
@@ -425,6 +425,33 @@ class _Loop:
                 now = weights_digest(bare(self.job.model).state_dict())
                 _LEFT[self.job.model] = (self.identity["initial weights"], now)
             raise
+
+
+def _left_by_error(model: nn.Module, state: Mapping[str, Any]) -> bool:
+    """Whether a network is as an error left it that ended the training of a state."""
+    if model not in _LEFT:
+        return False
+    return _LEFT[model] == (state["of"]["initial weights"], weights_digest(bare(model).state_dict()))
+
+
+def return_to(first: Path, later: Sequence[Path], model: nn.Module) -> None:
+    """Give a network that holds the weights of a later training those that the first one ended with.
+
+    Args:
+        first, later: folders of trainings that went on from one another.
+    """
+    states = [load_state(each / "state.pt") for each in (first, *later) if (each / "state.pt").exists()]
+    if len(states) < 2 or not (first / "state.pt").exists():
+        return
+    try:
+        now = weights_digest(bare(model).state_dict())
+        if any(
+            weights_digest(state["stepper"]["model"]) == now or _left_by_error(model, state)
+            for state in states[1:]
+        ):
+            bare(model).load_state_dict(states[0]["stepper"]["model"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+        return  # of another format, or damaged: training says so
 
 
 @contextmanager

@@ -30,6 +30,9 @@ APPROXIMATE = ("untrained network.", "saved network.")
 SHOWN = 6
 """Differences that a refusal names."""
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
 
 def bare(model: nn.Module) -> nn.Module:
     """The module that ``torch.compile`` has wrapped, or the module itself: its weights keep their names."""
@@ -189,4 +192,4 @@ def _alike(name: str, saved: Any, given: Any) -> bool:
 def _shown(value: Any) -> str:
     if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
         return value[:8]
-    return f"{value:.6g}" if isinstance(value, float) else reprlib.repr(value)
+    return f"{value:.6g}" if isinstance(value, float) else _SHORT.repr(value)

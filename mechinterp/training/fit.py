@@ -188,7 +188,7 @@ class _Loop:
         self.first = self.stepper.train[: min(FIRST, len(self.stepper.train))]
         # Kept, for what layers remember of a batch hangs on its tensors. On a GPU small parts would wait for
         # one another.
-        positions = 2**13 if device.type == "cpu" else 2**17
+        positions = 2**14 if device.type == "cpu" else 2**17
         self.parts = {name: list(batch.split(positions)) for name, batch in self.splits.items()}
         self.kept_at = job.recipe.checkpoint_steps()
         self.end, self.best, self.since_best = job.recipe.steps, math.inf, 0
@@ -355,7 +355,7 @@ class _Loop:
                 ) from None
             return
         state = load_state(path)
-        if state.get("format") != FORMAT:
+        if not isinstance(of := state.get("format"), int) or of != FORMAT:
             raise ValueError(
                 f"expected a training state of format {FORMAT} at {path}, got one of another version of "
                 "mechinterp, whose training cannot be compared with this one; choose an empty folder"
@@ -403,12 +403,17 @@ class _Loop:
         """Refuse a damaged state, before any of it is loaded."""
         self.stepper.check(state["stepper"])
         history, best = state["history"], state["best"]
+        if not isinstance(state["now"], dict) or not isinstance(history["seconds"], (int, float)):
+            raise TypeError("no numbers of the network")
         if history.keys() != {each.name for each in fields(History)}:
             raise ValueError("another history")
         lists = [history[name] for name in history.keys() - {"tracked", "seconds"}]
         for values in (*lists, *history["tracked"].values()):
             if not isinstance(values, list) or not all(isinstance(x, (int, float)) for x in values):
                 raise TypeError("a history without numbers")
+        lengths = {len(history[name]) for name in history.keys() - {"tracked", "seconds", "train_loss"}}
+        if lengths != {len(history["steps"])} or len(history["train_loss"]) != state["stepper"]["steps"]:
+            raise ValueError("a history of other steps")
         stopped, end, lowest, since = state["loop"]
         if not isinstance(stopped, str) or not all(isinstance(x, (int, float)) for x in (end, lowest, since)):
             raise TypeError("no numbers to stop by")

@@ -133,7 +133,10 @@ class Stepper:
             saved, groups = state[name]["state"], state[name]["param_groups"]
             if [len(group["params"]) for group in groups] != [len(weights)]:
                 raise ValueError(f"another number of weights in {name}")
-            if not {"lr", "weight_decay"} <= groups[0].keys() or not saved.keys() <= {*range(len(weights))}:
+            numbers = [groups[0][key] for key in ("lr", "weight_decay")]
+            if not all(isinstance(x, (int, float)) for x in numbers) or not saved.keys() <= {
+                *range(len(weights))
+            }:
                 raise ValueError(f"other settings in {name}")
             for index, kept in saved.items():
                 for key, x in kept.items():

@@ -67,7 +67,7 @@ class CheckpointSeries:
     """Weights along training, by step: in memory, or in a folder if one is given."""
 
     folder: Path | None = None
-    _kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    _kept: dict[int, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
     def _path(self, step: int) -> Path:
         assert self.folder is not None

@@ -252,7 +252,8 @@ class _Loop:
     def diverged(self, got: str) -> Diverged:
         """The error that says what is not finite, where, and what to try."""
         job, recipe = self.job, self.job.recipe
-        last = max(job.checkpoints.steps, default=None)
+        kept = ((step, job.checkpoints[step].values()) for step in reversed(job.checkpoints.steps))
+        last = next((step for step, weights in kept if all(bool(x.isfinite().all()) for x in weights)), None)
         return Diverged(
             f"expected a finite loss, got {got} at step {job.step}; the last good checkpoint is "
             f"of step {last}; lower lr ({recipe.lr}), set "

@@ -183,11 +183,11 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
             raise TypeError(
                 f"expected {name} as a pair of numbers, got {reprlib.repr(value)}; such as (0.9, 0.98)"
             )
-        pair = tuple(_number(name, each, float, "") for each in value)
+        pair = tuple(checked_number(name, each, float) for each in value)
         if not all(0 <= each < 1 for each in pair):
             raise ValueError(f"expected {name} in [0, 1), got {reprlib.repr(value)}; they are decay rates")
         return pair
-    number = _number(name, value, kind, or_none)
+    number = checked_number(name, value, kind, or_none)
     if name in POSITIVE and not number > 0:
         raise ValueError(f"expected {name} > 0{or_none}, got {reprlib.repr(value)}; raise it")
     if name in NOT_NEGATIVE and not number >= 0:
@@ -195,8 +195,12 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
     return number
 
 
-def _number(name: str, value: Any, kind: type, or_none: str) -> Any:
-    """A whole number below ``2**63``, or a finite one."""
+def checked_number(name: str, value: Any, kind: type, or_none: str = "") -> Any:
+    """A whole number below ``2**63``, or a finite one, as a plain one of Python.
+
+    Raises:
+        TypeError, ValueError: something else.
+    """
     whole = kind is int
     wanted = numbers.Integral if whole else numbers.Real
     if isinstance(value, bool) or not isinstance(value, wanted):

@@ -55,6 +55,8 @@ class Stepper:
 
     def step(self) -> float:
         """Take one step; a loss that is not finite is returned and changes nothing."""
+        if self.autocast:  # it keeps what it has cast: of a measurement's weights those without a gradient,
+            torch.clear_autocast_cache()
         for group in self.groups():
             group["lr"] = self.recipe.lr_at(self.steps)
         batch = self.next_batch()
@@ -74,6 +76,8 @@ class Stepper:
             nn.utils.clip_grad_norm_(self.weights, self.recipe.clip_norm)
         for optimizer in self.optimizers.values():
             optimizer.step()
+        if self.autocast:  # and of a step's those before it
+            torch.clear_autocast_cache()
         self.steps += 1
         return value
 

@@ -88,7 +88,7 @@ def identity(
         **_of("recipe", recipe),
         "model": qualified(type(network)),
         **_of("model", getattr(network, "cfg", None), without="device"),
-        "callbacks": [described(each) for each in callbacks if is_dataclass(each)],
+        "callbacks": [_settings(each) for each in callbacks if is_dataclass(each)],
         "penalty": described(penalty),
         "training data": data_digest(data),
         "initial weights": weights_digest(weights),
@@ -160,6 +160,17 @@ def described(value: Any) -> Any:
     if hasattr(value, "__qualname__"):
         return qualified(value)
     return qualified(type(value)) + " " + re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def _settings(callback: Any) -> dict[str, Any]:
+    """What a callback is set to, without the lists in which one that can change keeps what it has seen."""
+    kept = {
+        each.name
+        for each in fields(callback)
+        if isinstance(getattr(callback, each.name), (list, dict, set))
+        and not callback.__dataclass_params__.frozen
+    }
+    return {key: x for key, x in _of("class", callback).items() if key.removeprefix("class.") not in kept}
 
 
 def qualified(thing: Any) -> str:

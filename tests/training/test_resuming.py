@@ -1,7 +1,7 @@
 """A folder goes on with the training that it holds; another is refused, and what differs is named."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -178,6 +178,23 @@ def test_a_network_that_an_error_took_out_of_training_goes_on(tmp_path):
         fit(cut, mine(), RECIPE, folder=tmp_path, callbacks=[fail])
     assert fit(cut, mine(), RECIPE, folder=tmp_path).step == 4
     assert same(weights(whole), cut.state_dict())
+
+
+def test_a_callback_may_have_seen_something_since(tmp_path):
+    @dataclass
+    class Log:
+        every: int = 1
+        seen: list = field(default_factory=list)
+
+        def __call__(self, job):
+            self.seen.append(job.step)
+
+    log = Log()
+    for _ in range(2):
+        fit(Plain(), mine(), RECIPE, folder=tmp_path, callbacks=[log])
+    assert log.seen == [2, 4]
+    with pytest.raises(ValueError, match="callbacks: "):
+        fit(Plain(), mine(), RECIPE, folder=tmp_path, callbacks=[Log(every=2)])
 
 
 def test_a_curriculum_runs_again_with_the_network_it_has_trained(tmp_path):

@@ -16,6 +16,7 @@ import torch
 
 from mechinterp.result import NotLearned
 from mechinterp.tasks.base import Split, Task
+from mechinterp.tasks.checks import check_facts, examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Gate:
         """Score a network on a split of its task; a network in training mode is scored in evaluation mode."""
         if not isinstance(task, Task):
             raise TypeError(f"expected Gate.of(model, task), got {type(task).__name__} for the task")
-        batch, training = task.dataset(split), getattr(model, "training", False)
+        facts, batch, training = check_facts(task), examples(task, split), getattr(model, "training", False)
         if training:
             model.eval()  # type: ignore[attr-defined]
         try:
@@ -53,8 +54,8 @@ class Gate:
             if training:
                 model.train()  # type: ignore[attr-defined]
         return cls(
-            task=task.name, split=split, score=score, trivial=task.trivial, learned_at=task.learned_at,
-            n=len(batch), ceiling=task.ceiling,
+            task=facts["name"], split=split, score=score, trivial=facts["trivial"],
+            learned_at=facts["learned_at"], n=len(batch), ceiling=facts["ceiling"],
         )  # fmt: skip
 
     @property

@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0, 2 for a mistake of the user's, 130 after Ctrl-C, 141 where nobody reads on.
+        The exit status: 0, 2 for a mistake of the user's, 130 after Ctrl-C, 141 where nobody reads on, 143
+        after SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     named = words[:1] if words[:1] == ["compare-weights"] else words[:2]  # it has options of its own alone
@@ -56,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         room, command = COMMANDS[words[0]]
         return getattr(import_module(f"mechinterp.cli.{room}"), command)(words[1:])
-    except SystemExit as stop:  # tyro has printed help, or what is wrong with an option
+    except SystemExit as stop:  # tyro has printed help, or what is wrong with an option; or SIGTERM came
+        if stop.code == 143:
+            print("terminated; the same command goes on from the state it saved", file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the state it saved", file=sys.stderr)

@@ -382,8 +382,8 @@ class CheckpointSeries:
     """Weights along training, by step: in memory, or in a folder if one is given."""
 
     folder: Path | None = None
-    _kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-    _largest: int = LARGEST_WEIGHTS
+    _kept: dict[int, dict[str, Tensor]] = field(default_factory=dict, repr=False)
+    _largest: int = field(default=LARGEST_WEIGHTS, repr=False)
 
     def _path(self, step: int) -> Path:
         assert self.folder is not None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mechinterp.models.codebook import Codebook
 from mechinterp.training.fit import Fit
+from mechinterp.training.recipe import checked_number
 
 
 def codebooks(model: nn.Module) -> Iterator[tuple[str, Codebook]]:
@@ -37,6 +38,10 @@ class CodebookPenalty:
     """Weight of the squared distance of vectors from the codes chosen, both of the vectors to the codes and
     of the codes to the vectors (van den Oord et al. 2017, who give the latter the weight 1), mean over
     codebooks."""
+
+    def __post_init__(self) -> None:
+        for name in ("compress", "commit"):
+            checked_number(name, getattr(self, name), float)
 
     def __call__(self, model: nn.Module) -> Float[Tensor, ""]:
         """The cost of the last run in training mode.
@@ -73,6 +78,8 @@ class Anneal:
     """How it falls: linear, or geometric (by the same factor at each step)."""
 
     def __post_init__(self) -> None:
+        for name in ("end", "share"):
+            checked_number(name, getattr(self, name), float)
         if not (self.end > 0 and 0 < self.share <= 1):
             raise ValueError(
                 f"expected a temperature end > 0 and a share of steps above 0 and up to 1, got {self.end} "

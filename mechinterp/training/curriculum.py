@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from mechinterp.tasks.base import Task
-from mechinterp.training.fit import Fit, fit
+from mechinterp.training.checks import check_folder, check_given
+from mechinterp.training.fit import Fit, fit, return_to
 from mechinterp.training.recipe import Recipe
 
 
@@ -37,9 +38,16 @@ def curriculum(
     """
     if not stages:
         raise ValueError("expected at least one task to train on, got none")
-    jobs = []
-    for number, (task, recipe) in enumerate(stages):
-        place = None if folder is None else Path(folder) / f"stage_{number}"
+    if not all(isinstance(each, tuple) and len(each) == 2 for each in stages):
+        raise TypeError("expected stages as pairs of a task and a recipe, got something else; pair them")
+    whole, jobs = check_folder(folder), []
+    places = [None if whole is None else whole / f"stage_{number}" for number in range(len(stages))]
+    given = [settings.get("callbacks", ()), settings.get("penalty")]
+    for place, (task, recipe) in [*zip(places, stages)][1:]:  # before the first is trained on
+        check_given(model, task, recipe, place, *given)
+    if whole is not None:
+        return_to(whole / "stage_0", places[1:], model)
+    for place, (task, recipe) in zip(places, stages):
         jobs.append(fit(model, task, recipe, folder=place, **settings))
         if jobs[-1].stopped in ("interrupted", "callback"):
             break

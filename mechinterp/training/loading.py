@@ -19,12 +19,12 @@ from mechinterp.models.transformer import HookedTransformer
 from mechinterp.tasks.base import Task
 from mechinterp.training.checkpoint import (
     check_like,
-    check_savable,
     describe_weights,
     load_into,
     load_weights,
     save_weights,
 )
+from mechinterp.training.identity import bare
 from mechinterp.training.recipe import Recipe
 
 MOST_LAYERS = 1000
@@ -65,17 +65,13 @@ def record_training(folder: Path | None, job: Any) -> None:
 
     Args:
         job: the ``Fit`` that begins.
-
-    Raises:
-        ValueError: a network whose weights cannot be saved.
     """
     if folder is None:
         return
-    check_savable(job.model.state_dict())
     if os.path.lexists(folder / "config.json"):
         return
     config = {"mechinterp": metadata.version("mechinterp"), "kind": "fit"}
-    write_new(folder / "config.json", json_text(config | _description(job.model, job.task, job.recipe)))
+    write_new(folder / "config.json", json_text(config | _description(bare(job.model), job.task, job.recipe)))
 
 
 def record_network(folder: Path, job: Any) -> None:
@@ -84,7 +80,7 @@ def record_network(folder: Path, job: Any) -> None:
     Args:
         job: the ``Fit`` that ended; one that was interrupted has no metrics, for its run goes on.
     """
-    save_network(folder, job.model, job.task, job.recipe)
+    save_network(folder, bare(job.model), job.task, job.recipe)
     try:
         own = read_object(folder / "config.json").get("kind") == "fit"
     except ValueError:  # another program's

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mechinterp.training.fit import Fit
+from mechinterp.training.recipe import checked_number
 
 
 class LiveLine:
@@ -58,9 +59,17 @@ class LiveFigure:
     Args:
         drawn: makes a plotly figure of what has been measured so far.
         every: how many measurements a drawing; the recipe's last step is always drawn.
+
+    Raises:
+        TypeError, ValueError: nothing that draws, or less than one measurement.
     """
 
     def __init__(self, drawn: Callable[[Fit], Any], every: int = 5) -> None:
+        if not callable(drawn) or checked_number("every", every, int) < 1:
+            raise ValueError(
+                f"expected a function that draws and every >= 1, got {type(drawn).__name__} and {every}; "
+                "change them"
+            )
         self.drawn, self.every, self.count = drawn, every, 0
         self.place: Any = None
         self.job: Fit | None = None

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import math
+import numbers
+import reprlib
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
 from mechinterp.tasks.base import tuples
+
+POSITIVE = (
+    "steps",
+    "batch_size",
+    "lr",
+    "eps",
+    "clip_norm",
+    "eval_every",
+    "cleanup_eps",
+    "patience",
+    "save_every",
+)
+"""Fields that must be above 0, where they are set."""
+
+NOT_NEGATIVE = ("weight_decay", "warmup", "cleanup_steps", "cleanup_weight_decay", "checkpoints", "seed")
+"""Fields that must be 0 or more, where they are set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +36,8 @@ class Recipe:
     """Optimiser, schedule and when to stop.
 
     Raises:
-        ValueError: a number that cannot be.
+        TypeError: a field of another type, such as ``steps=10.5``.
+        ValueError: a number that cannot be, or a choice that does not exist.
     """
 
     steps: int = 1000
@@ -92,21 +113,8 @@ class Recipe:
     """Seed of the order of examples."""
 
     def __post_init__(self) -> None:
-        if self.optimizer not in ("adamw", "muon"):
-            raise ValueError(f"expected optimizer 'adamw' or 'muon', got {self.optimizer!r}; choose one")
-        positive = ("steps", "lr", "eps", "eval_every", "save_every")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"expected {name} > 0, got {getattr(self, name)}; raise it")
-        for name in ("weight_decay", "warmup", "cleanup_steps", "checkpoints"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"expected {name} >= 0, got {getattr(self, name)}; raise it")
-        for name in ("batch_size", "clip_norm", "patience"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"expected {name} > 0 or None, got {value}; raise it")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"expected betas in [0, 1), got {self.betas}; they are decay rates")
+        for name, kind in _kinds().items():
+            object.__setattr__(self, name, _checked(name, getattr(self, name), kind))
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -138,3 +146,76 @@ class Recipe:
     def from_json(cls, record: dict[str, Any]) -> Recipe:
         """A recipe from ``to_json``'s record."""
         return cls(**{name: tuples(value) for name, value in record.items()})
+
+
+@functools.cache
+def _kinds() -> dict[str, Any]:
+    """The types of a recipe's fields, by name."""
+    return get_type_hints(Recipe)
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    """A field's value as its type has it, such as an ``int`` for a whole number of numpy's.
+
+    Raises:
+        TypeError: a value of another type.
+        ValueError: a value that the field cannot have.
+    """
+    options = get_args(kind)
+    if type(None) in options:
+        if value is None:
+            return None
+        kind, or_none = options[0], " or None"
+    else:
+        or_none = ""
+    if get_origin(kind) is Literal:
+        if not isinstance(value, str) or value not in options:
+            near = difflib.get_close_matches(value, options, n=1) if isinstance(value, str) else []
+            remedy = f"did you mean {near[0]!r}?" if near else "choose one"
+            raise ValueError(f"expected {name} one of {list(options)}, got {reprlib.repr(value)}; {remedy}")
+        return value
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise TypeError(f"expected {name} to be True or False, got {reprlib.repr(value)}; choose one")
+        return value
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (tuple, list)) or len(value) != len(options):
+            raise TypeError(
+                f"expected {name} as a pair of numbers, got {reprlib.repr(value)}; such as (0.9, 0.98)"
+            )
+        pair = tuple(checked_number(name, each, float) for each in value)
+        if not all(0 <= each < 1 for each in pair):
+            raise ValueError(f"expected {name} in [0, 1), got {reprlib.repr(value)}; they are decay rates")
+        return pair
+    number = checked_number(name, value, kind, or_none)
+    if name in POSITIVE and not number > 0:
+        raise ValueError(f"expected {name} > 0{or_none}, got {reprlib.repr(value)}; raise it")
+    if name in NOT_NEGATIVE and not number >= 0:
+        raise ValueError(f"expected {name} >= 0{or_none}, got {reprlib.repr(value)}; raise it")
+    return number
+
+
+def checked_number(name: str, value: Any, kind: type, or_none: str = "") -> Any:
+    """A whole number below ``2**63``, or a finite one, as a plain one of Python.
+
+    Raises:
+        TypeError, ValueError: something else.
+    """
+    whole = kind is int
+    wanted = numbers.Integral if whole else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        raise TypeError(
+            f"expected {name} as a {'whole ' if whole else ''}number{or_none}, got {reprlib.repr(value)} of "
+            f"type {type(value).__name__}; convert it"
+        )
+    if whole:
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"expected {name} below 2**63, got {value:.3e}; lower it")
+        return int(value)
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        finite = False
+    if not finite:
+        raise ValueError(f"expected {name} as a finite number{or_none}, got {reprlib.repr(value)}; change it")
+    return value if isinstance(value, int) else float(value)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mechinterp.tasks.base import Batch, Task
+from mechinterp.training.identity import bare
 from mechinterp.training.muon import Muon, hidden_matrices
 from mechinterp.training.recipe import Recipe
 
@@ -22,11 +23,20 @@ Penalty = Callable[[nn.Module], Float[Tensor, ""]]
 class Stepper:
     """A model, its data and its optimisers; each ``step`` takes one and returns the loss before it."""
 
-    def __init__(self, model: nn.Module, task: Task, recipe: Recipe, penalty: Penalty | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        recipe: Recipe,
+        penalty: Penalty | None = None,
+        train: Batch | None = None,
+    ) -> None:
         keep_freed_memory()
         self.model, self.task, self.recipe, self.steps = model, task, recipe, 0
         self.penalty = penalty
-        self.train = task.dataset("train").to(next(model.parameters()).device)
+        device = next(model.parameters()).device
+        self.train = (task.dataset("train") if train is None else train).to(device)
+        self.autocast = torch.is_autocast_enabled(device.type)
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         matrices = hidden_matrices(model) if recipe.optimizer == "muon" else []
         taken = set(map(id, matrices))
@@ -45,6 +55,8 @@ class Stepper:
 
     def step(self) -> float:
         """Take one step; a loss that is not finite is returned and changes nothing."""
+        if self.autocast:  # it keeps what it has cast: of a measurement's weights those without a gradient,
+            torch.clear_autocast_cache()
         for group in self.groups():
             group["lr"] = self.recipe.lr_at(self.steps)
         batch = self.next_batch()
@@ -53,13 +65,35 @@ class Stepper:
         if value - value != 0:  # infinite or not a number
             return value
         self.model.zero_grad()
-        (loss if self.penalty is None else loss + self.penalty(self.model)).backward()
+        if self.penalty is not None:
+            loss = loss + self.cost()
+        if self.autocast:
+            with torch.autocast(loss.device.type, enabled=False):  # it is for forward passes
+                loss.backward()
+        else:
+            loss.backward()
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights, self.recipe.clip_norm)
         for optimizer in self.optimizers.values():
             optimizer.step()
+        if self.autocast:  # and of a step's those before it
+            torch.clear_autocast_cache()
         self.steps += 1
         return value
+
+    def cost(self) -> Tensor:
+        """What the penalty says.
+
+        Raises:
+            TypeError: no number that the weights can be trained on.
+        """
+        cost = self.penalty(self.model)
+        if not isinstance(cost, Tensor) or cost.numel() != 1:
+            raise TypeError(
+                f"expected the penalty to return a tensor of one number, got {type(cost).__name__}; sum it, "
+                "and leave it a tensor, so that it has a gradient"
+            )
+        return cost
 
     def groups(self) -> list[dict[str, Any]]:
         """What the optimisers read at each step: learning rate, weight decay and the like."""
@@ -81,7 +115,7 @@ class Stepper:
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, besides the task and the recipe."""
         return {
-            "model": self.model.state_dict(),
+            "model": bare(self.model).state_dict(),
             **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "steps": self.steps,
             "order": self.order,
@@ -92,7 +126,7 @@ class Stepper:
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from what ``state`` gave."""
-        self.model.load_state_dict(state["model"])
+        bare(self.model).load_state_dict(state["model"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state[name])
         self.steps, self.order = state["steps"], state["order"]

@@ -31,14 +31,18 @@ def until(there, seconds=60):
     return there()
 
 
-@pytest.mark.parametrize("ignored", [False, True], ids=["", "in the background"])
-def test_runs_whose_first_process_is_killed_are_interrupted(tmp_path, ignored):
+@pytest.mark.parametrize(
+    ("how", "ignored"),
+    [("kill", False), ("terminate", True)],
+    ids=["killed", "by SIGTERM, in the background"],
+)
+def test_runs_whose_first_process_is_ended_are_interrupted(tmp_path, how, ignored):
     asked = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" * ignored + ASKED
     first = subprocess.Popen([sys.executable, "-c", asked, str(tmp_path)], stderr=subprocess.DEVNULL)
     try:
         assert until(lambda: len(list(tmp_path.glob("*/begun"))) == 2)
     finally:
-        first.kill()
+        getattr(first, how)()
         first.wait()
     assert until(lambda: len(list(tmp_path.glob("*/interrupted"))) == 2, seconds=20)
     assert not (tmp_path / "c").exists()

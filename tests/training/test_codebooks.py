@@ -108,7 +108,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path):
         assert torch.equal(weight, resumed.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("fields", [{"end": 0.0}, {"share": 0.0}, {"course": "steep"}])
+@pytest.mark.parametrize("fields", [{"end": 0.0}, {"end": float("inf")}, {"share": 0.0}, {"course": "steep"}])
 def test_annealings_that_cannot_be_are_refused(fields):
     with pytest.raises(ValueError, match="expected"):
         Anneal(**fields)

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from mechinterp.cli.names import SCRIPTS, STUDIES, SWEEPS, TRAININGS
 
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 2 for a mistake of the user's, 130 after Ctrl-C, 141 where nobody reads on.
     """
+    _never_fail_to_print()
     words = list(sys.argv[1:] if argv is None else argv)
     named = words[:1] if words[:1] == ["compare-weights"] else words[:2]  # it has options of its own alone
     if not words or {"-h", "--help"} & set(named):
@@ -69,6 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"mechinterp: {error}", file=sys.stderr)
         return 2
+
+
+def _never_fail_to_print() -> None:
+    """Signs that the console lacks become question marks, rather than an error after hours of training."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _is_the_users(error: Exception) -> bool:

@@ -82,6 +82,8 @@ def _never_fail_to_print() -> None:
 
 def _is_the_users(error: Exception) -> bool:
     """Whether an error is a mistake that its message tells how to mend; others keep their traceback."""
-    # Diverged by name: its module would bring torch to every command.
+    # Diverged and torch's own by name: their modules would bring torch to every command.
     missing = isinstance(error, ImportError) and str(error).startswith("expected")
-    return isinstance(error, (ValueError, OSError)) or missing or type(error).__name__ == "Diverged"
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    memory |= isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, (ValueError, OSError)) or missing or memory or type(error).__name__ == "Diverged"

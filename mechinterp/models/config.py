@@ -140,6 +140,9 @@ class TransformerConfig(TransformerLensConfig):
         super().__post_init__()
         for name in ("d_model", "d_head", "n_layers", "n_ctx", "n_heads"):
             _need(getattr(self, name) >= 1, f"{name} >= 1, got {getattr(self, name)}", f"raise {name}")
+        for name in ("d_mlp", "d_input"):
+            size = getattr(self, name)
+            _need(size is None or size >= 1, f"{name} >= 1, got {size}", f"raise {name}, or leave it out")
         if self.d_input is None:
             _need(
                 self.d_vocab >= 1,
@@ -345,9 +348,7 @@ def check_device(device: Any) -> None:
     """
     try:
         torch.empty(0, device=device)
-    except (
-        Exception
-    ) as error:  # torch has one of its own for each kind of device
+    except Exception as error:  # torch has one of its own for each kind of device
         raise ValueError(
             f"expected a device that torch has here, got {str(device)!r} "
             f'({(str(error).splitlines() or [""])[0]}); use device="cpu"'

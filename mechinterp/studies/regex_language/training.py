@@ -19,6 +19,8 @@ from mechinterp.tasks.regex_language import RegexLanguage
 from mechinterp.training.checkpoint import CheckpointSeries, load_weights, save_weights
 from mechinterp.training.curriculum import curriculum
 from mechinterp.training.fit import Fit
+from mechinterp.training.recipe import Recipe
+from mechinterp.training.step import Penalty
 
 
 @dataclass(frozen=True)
@@ -81,16 +83,13 @@ class Trained:
         return replace(self.options, device="cpu").network(self.task).eval()
 
 
-def train(options: RegexLanguageOptions, out: str | Path, watch: Watch = silent) -> Trained:
-    """Train, and leave a run folder; one that is finished is opened, one that was interrupted goes on.
-
-    The folder has, besides what every run has: ``best.safetensors``, which ``training.load_network``
-    reads, ``final.safetensors``, ``construction.safetensors`` (the value matrices) and ``regex.json`` (the
-    automaton).
+def prepare(
+    options: RegexLanguageOptions,
+) -> tuple[RegexLanguage, HookedTransformer, list[tuple[RegexLanguage, Recipe]], Penalty | None]:
+    """Task, network, stages of training and penalty: all that options ask for, before anything is written.
 
     Raises:
-        ValueError: options that cannot be, or a folder of something else.
-        KeyboardInterrupt: interrupted; the state is saved.
+        ValueError: options that cannot be.
     """
     task = options.task
     earlier = [options.task_of(pattern) for pattern in options.curriculum]
@@ -106,6 +105,21 @@ def train(options: RegexLanguageOptions, out: str | Path, watch: Watch = silent)
         off_construction(model, task.dfa)  # refuses, before work starts, what it cannot pull
         penalty = lambda model: options.towards_automaton * off_construction(model, task.dfa)  # noqa: E731
     stages = [(each, options.recipe(each)) for each in [*earlier, task]]
+    return task, model, stages, penalty
+
+
+def train(options: RegexLanguageOptions, out: str | Path, watch: Watch = silent) -> Trained:
+    """Train, and leave a run folder; one that is finished is opened, one that was interrupted goes on.
+
+    The folder has, besides what every run has: ``best.safetensors``, which ``training.load_network``
+    reads, ``final.safetensors``, ``construction.safetensors`` (the value matrices) and ``regex.json`` (the
+    automaton).
+
+    Raises:
+        ValueError: options that cannot be, or a folder of something else.
+        KeyboardInterrupt: interrupted; the state is saved.
+    """
+    task, model, stages, penalty = prepare(options)
     run = Run.create(out, {"kind": "train", "task": task.name, "options": asdict(options)})
     if run.finished:
         return Trained(run, options, task)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import xarray as xr
 
@@ -9,6 +11,23 @@ Number = float | int | None
 Interval = tuple[Number, Number] | None
 UNLIKE = ("measure", "eraser")
 """Dimensions along which numbers are not of one kind, so that their mean says nothing."""
+
+
+_PLAIN = ("-", "-", "-", "^2", "^3", "+-", "*", "x", "<=", ">=", "->", "pi", "...")
+_SPELLED = str.maketrans(dict(zip("–—−²³±·×≤≥→π…", _PLAIN)))
+"""Signs that have a spelling in ASCII."""
+
+
+def printable(text: str) -> str:
+    """Text as far as the console can show it: signs it lacks are spelled out, or question marks."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_SPELLED).encode(encoding, "replace").decode(encoding)
+    except LookupError:
+        pass
+    return text
 
 
 def format_number(value: Number) -> str:
@@ -37,6 +56,8 @@ def format_array(array: xr.DataArray) -> str:
 
 
 def _summary(array: xr.DataArray) -> str:
+    if array.dtype.kind not in "biuf":
+        return f"{array.values.item()}" if array.size == 1 else f"{array.size} of type {array.dtype}"
     numbers = np.asarray(array.values, dtype=float)
     if numbers.size == 1:
         return format_number(numbers.item())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -10,7 +11,7 @@ from typing import Any
 import jinja2
 
 from mechinterp.formatting import format_interval, format_number
-from mechinterp.result import Claim, Result
+from mechinterp.result import Claim, Result, result_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,18 @@ def report(
     sections: Iterable[Section],
     environment: Mapping[str, Any],
 ) -> str:
-    """One self-contained HTML page; plotly's code is in it once."""
+    """One self-contained HTML page; plotly's code is in it once.
+
+    A result that has no figure, or whose figure fails, is a table: what was measured is reported in any case.
+    """
     from plotly.offline import get_plotlyjs
 
-    loader = jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text())
+    loader = jinja2.FunctionLoader(
+        lambda name: resources.files(__package__).joinpath(name).read_text("utf-8")
+    )
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page.globals.update(number=format_number, interval=format_interval, draw=_draw)
+    draw = importlib.import_module("mechinterp.figures.html").in_report  # figures know results, as in Result
+    page.globals.update(text=result_text, number=format_number, interval=format_interval, draw=draw)
     return page.get_template("report.html.j2").render(
         title=title,
         summary=summary,
@@ -43,14 +50,3 @@ def report(
         environment=environment,
         plotlyjs=get_plotlyjs(),
     )
-
-
-def _draw(result: Result) -> str:
-    """A figure's title as a caption, which wraps on a narrow screen, and the figure below it."""
-    figure = result.figure()
-    caption = jinja2.filters.escape(figure.layout.title.text)
-    top = figure.layout.margin.t
-    figure.update_layout(title=None, margin={"t": max(28, top - 28), "l": 56, "r": 12})
-    settings = {"responsive": True, "displayModeBar": False}
-    html = figure.to_html(full_html=False, include_plotlyjs=False, config=settings)
-    return f"<figcaption>{caption}</figcaption>{html}"

@@ -18,7 +18,14 @@ from typing import Any, Literal, get_args
 import xarray as xr
 
 from mechinterp.files import plain, read_json, write_json
-from mechinterp.formatting import Interval, Number, format_array, format_interval, format_number
+from mechinterp.formatting import (
+    Interval,
+    Number,
+    format_array,
+    format_interval,
+    format_number,
+    printable,
+)
 from mechinterp.records import (
     array_from_json,
     array_to_json,
@@ -67,15 +74,7 @@ class Result:
         _check_control(self.name, self.control, self.control_kind)
 
     def __str__(self) -> str:
-        lines = [f"{self.name}  {dict(self.values.sizes)}  {self.values.attrs.get('units', '')}"]
-        lines += [f"  value    {format_array(self.values)}"]
-        lines += [f"  trivial  {format_number(self.trivial)}"]
-        control = "none" if self.control is None else f"{format_array(self.control)}  ({self.control_kind})"
-        lines += [f"  control  {control}", f"  interval {format_interval(self.interval)}"]
-        if self.learned is False:
-            lines += ["  UNTESTED the network did not learn its task"]
-        lines += ["  from     " + ", ".join(f"{k} {v}" for k, v in self.provenance.items())]
-        return "\n".join(lines)
+        return printable(result_text(self))
 
     @property
     def learned(self) -> bool | None:
@@ -120,12 +119,11 @@ class Result:
         )  # fmt: skip
 
     def _repr_html_(self) -> str:
-        drawn = self.name in importlib.import_module("mechinterp.figures").known()
-        figure = importlib.import_module("mechinterp.figures.html").embed(self.figure()) if drawn else ""
-        return f"{figure}<pre>{html.escape(str(self))}</pre>"
+        figure = importlib.import_module("mechinterp.figures.html").in_cell(self)
+        return f"{figure}<pre>{html.escape(result_text(self))}</pre>"
 
     def figure(self) -> Any:
-        """A plotly figure of this result."""
+        """A plotly figure of this result, chosen by its name; a table of its values where none is known."""
         # Figures know results, not the other way round: looked up by name, and only when asked.
         return importlib.import_module("mechinterp.figures").draw(self)
 
@@ -180,6 +178,19 @@ class Result:
             return cls.from_json(record)
         except ValueError as error:
             raise ValueError(f"in {path}: {error}") from None
+
+
+def result_text(result: Result) -> str:
+    """All that a result is, in a few lines."""
+    lines = [f"{result.name}  {dict(result.values.sizes)}  {result.values.attrs.get('units', '')}"]
+    lines += [f"  value    {format_array(result.values)}"]
+    lines += [f"  trivial  {format_number(result.trivial)}"]
+    control = "none" if result.control is None else f"{format_array(result.control)}  ({result.control_kind})"
+    lines += [f"  control  {control}", f"  interval {format_interval(result.interval)}"]
+    if result.learned is False:
+        lines += ["  UNTESTED the network did not learn its task"]
+    lines += ["  from     " + ", ".join(f"{k} {v}" for k, v in result.provenance.items())]
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +303,7 @@ class Claim:
             parts.append(f"interval {format_interval(self.interval)} over {self.interval_over}")
         if self.withdrawn:
             parts.append(f"withdrawn: {self.withdrawn}")
-        return "; ".join(parts)
+        return printable("; ".join(parts))
 
 
 def verdict(holds: bool, learned: bool) -> Verdict:

@@ -19,11 +19,11 @@ import json
 import math
 import os
 import platform
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -148,27 +148,30 @@ class Run:
 
     @property
     def results(self) -> dict[str, Result]:
-        """All results, by name."""
+        """All results, by the names of their files."""
         files = sorted((self.path / "results").glob("*.json"))
         return {file.stem: Result.load(file) for file in files}
 
     def save_results(self, results: Iterable[Result]) -> None:
-        """Write each result to a file of its name.
+        """Write each result to a file of its name; of several of one name, the later ones are numbered.
 
         Raises:
-            ValueError: a name that cannot be a file's, or that several have; nothing is written.
+            ValueError: a name that cannot be a file's; nothing is written.
         """
         every = list(results)
-        for name, count in Counter(result.name for result in every).items():
+        for name in {result.name for result in every}:
             if Path(name).name != name or not name.strip("."):
                 raise ValueError(f"expected a result's name that a file can have, got {name!r}; rename it")
-            if count > 1:
-                raise ValueError(
-                    f"expected results of names of their own, got {count} of {name!r}; rename them"
-                )
         (self.path / "results").mkdir(exist_ok=True)
+        taken = {result.name for result in every}
+        first = set()
         for result in every:
-            result.save(self.path / "results" / f"{result.name}.json")
+            name = result.name
+            if name in first:
+                name = next(new for i in count(2) if (new := f"{result.name}_{i}") not in taken)
+            first.add(result.name)
+            taken.add(name)
+            result.save(self.path / "results" / f"{name}.json")
 
     def save_claims(self, claims: Iterable[Claim]) -> None:
         """Write the table of claims."""

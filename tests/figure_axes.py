@@ -1,5 +1,7 @@
 """Which axes of a figure a reader would miss the name of."""
 
+from mechinterp.figures import known
+
 
 def outer_axes(figure):
     """The axes along the left and the lower edge of a figure, by their domains; a table has none."""
@@ -15,10 +17,11 @@ def outer_axes(figure):
 
 
 def unnamed(results):
-    """The results whose figure lacks a title, or the name of an outer axis."""
+    """The results without a figure of their own, or whose figure lacks a title or an outer axis's name."""
     figures = {result.name: result.figure() for result in results}
     drawn = {name: figure for name, figure in figures.items() if figure.data[0].type != "table"}
     missing = {name for name, figure in figures.items() if not figure.layout.title.text}
+    missing |= figures.keys() - set(known())
     return missing | {
         name for name, figure in drawn.items() if not all(axis.title.text for axis in outer_axes(figure))
     }

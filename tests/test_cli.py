@@ -3,17 +3,24 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
+from importlib import import_module
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
+import xarray as xr
 
 from mechinterp import tasks
 from mechinterp.cli import main
+from mechinterp.cli.names import STUDIES, TRAININGS
+from mechinterp.models import TransformerConfig
+from mechinterp.result import Claim, Result
 from mechinterp.runs import Run
-from mechinterp.training import load_network
+from mechinterp.training import Recipe, load_network
 from mechinterp.training.recipes import FAST, MODULAR_ADDITION
 
 SMALL = [
@@ -124,6 +131,108 @@ def test_each_command_lists_its_options(capsys, words, options):
 )
 def test_mistakes_are_explained(capsys, words, message):
     assert re.search(message, refused(capsys, *words))
+
+
+BAD = ("nan", "many", str(10**20), "inf", "", "1e999", "-inf", "cuda:99")
+"""Values of which each is wrong for most options, and none may be answered by a traceback."""
+
+
+class Started(BaseException):
+    """A training would begin."""
+
+
+def named_options(command, name):
+    """The options of a command, as fields of its task, network and recipe, or of its study."""
+    if command == "study":
+        room, config = STUDIES[name]
+        return [f.name for f in fields(getattr(import_module(f"mechinterp.studies.{room}"), config))]
+    task = getattr(tasks, TRAININGS[name][0])
+    groups = {"task": task}
+    if name == "modular-addition":
+        groups |= {"model": TransformerConfig, "recipe": Recipe}
+    return [f"{group}.{f.name}" for group, kind in groups.items() for f in fields(kind)]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [("train", name) for name in TRAININGS] + [("study", name) for name in STUDIES]
+)
+def test_every_option_answers_a_bad_value_in_words(capsys, monkeypatch, command, name):
+    def start(*_, **__):
+        raise Started
+
+    monkeypatch.setattr("mechinterp.training.fit", start)
+    monkeypatch.setattr("mechinterp.studies.base.fit", start)
+    for place, option in enumerate(named_options(command, name)):
+        value = BAD[place % len(BAD)]
+        try:
+            code = main([command, name, f"--{option}={value}"])
+        except Started:
+            # A large scale is one; the others are texts that count beside other options alone.
+            assert option in {"task.scale", "model.codebook_sites", "task.file_hash"}, (option, value)
+            shutil.rmtree("runs")
+            continue
+        said = capsys.readouterr().err
+        assert code == 2, (option, value)
+        assert re.search("expected|rror|nvalid|Unrecognized|Missing|cannot accept", said), (
+            option,
+            value,
+            said,
+        )
+        assert "Traceback" not in said
+    assert not Path("runs").exists()
+
+
+def test_sizes_beyond_memory_and_arguments_that_fail_are_explained(capsys, monkeypatch):
+    said = refused(capsys, "train", "modular-addition", "--d-model", str(2**40), "--d-head", "1")
+    assert "expected options that make a task and a network" in said
+    for error in (
+        MemoryError("no room"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+    ):
+        with monkeypatch.context() as failing:
+            failing.setattr("mechinterp.cli.runs.runs", lambda _, error=error: (_ for _ in ()).throw(error))
+            assert str(error) in refused(capsys, "runs")
+
+
+def test_a_folder_that_is_a_file_is_refused_and_stays(capsys):
+    Path("out").write_text("mine")
+    for words in (["train", "modular-addition", *SMALL], ["study", "modular-addition", "--p", "5"]):
+        assert "expected a folder at out" in refused(capsys, *words, "--out", "out")
+        assert "out/in" in refused(capsys, *words, "--out", "out/in")
+    assert "expected a run folder" in refused(capsys, "runs", "show", "out")
+    assert Path("out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "shift-jis", "utf-8"])
+def test_any_console_can_be_printed_to(monkeypatch, encoding):
+    claim = Claim(id="sum", statement="R² ≥ .99 – 和 é", value=None, verdict="holds")
+    values = xr.DataArray(["ü", "–"], dims="π", attrs={"units": "R², held out"})
+    result = Result(name="naïve", values=values)
+    run = Run.create("runs/a–b", {"kind": "train", "pattern": "é→π"})
+    run.save_claims([claim])
+    pipes = {name: TextIOWrapper(BytesIO(), encoding, "strict") for name in ("stdout", "stderr")}
+    for name, pipe in pipes.items():
+        monkeypatch.setattr(sys, name, pipe)
+    print(result, claim)  # also where the command line is not there to be lenient
+    assert main(["--help"]) == 0
+    assert main(["runs", "list"]) == 0
+    assert main(["runs", "show", "runs/a–b"]) == 0
+    assert main(["train", "modular-addition", "--help"]) == 0
+    assert main(["train", "modular-addition", *SMALL, "--out", "é–"]) == 0
+    assert main(["runs", "list", "--where", "pattern=–和"]) == 0
+    assert main(["stüdy–"]) == 2
+    for pipe in pipes.values():
+        pipe.flush()
+    said = pipes["stdout"].buffer.getvalue().decode(encoding)
+    assert "value" in said
+    assert ("R^2" in said) == (encoding != "utf-8")
+
+
+def test_a_process_with_an_ascii_console_prints_and_trains():
+    command = [sys.executable, "-m", "mechinterp", "train", "modular-addition", *SMALL, "--out", "é–"]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, timeout=300, env=ascii_only)
+    assert (done.returncode, done.stdout.split()[0]) == (0, b"accuracy"), done.stderr
 
 
 def test_errors_that_are_ours_keep_their_traceback(monkeypatch):

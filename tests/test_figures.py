@@ -1,16 +1,23 @@
 """Every known result is drawn, with named axes and honest scales."""
 
+import base64
+import gzip
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import torch
 import xarray as xr
 from figure_axes import outer_axes
+from plotly.offline import get_plotlyjs
 
 from mechinterp import figures
 from mechinterp.analysis.transitions import compare_transitions
+from mechinterp.figures.html import title_lines
+from mechinterp.formatting import format_number
 from mechinterp.result import Result
 
 DIVERGING = "rgb(5,48,97)"  # where plotly's RdBu_r begins
@@ -210,6 +217,63 @@ def test_of_many_rings_the_strongest_are_drawn():
     assert "12 strongest of 40" in figure.layout.title.text
 
 
-def test_an_unknown_result_is_refused_with_the_known_names():
-    with pytest.raises(ValueError, match=r"expected a result of .*circles.*got 'of_my_own'"):
-        over_frequencies("of_my_own").figure()
+@pytest.mark.parametrize("shape", [(), (0, 3), (2, 3), (30, 20)], ids=str)
+@pytest.mark.parametrize("control", ["same", "fewer dims", "other dims", None])
+def test_a_result_that_no_figure_knows_is_a_table_of_its_values(shape, control):
+    values = array(shape, ("layer", "head")[: len(shape)])
+    controls = {"same": values / 2, "fewer dims": values[0] if shape and shape[0] else None,
+                "other dims": array(7, "draw"), None: None}  # fmt: skip
+    result = Result(
+        name="of_my_own", values=values, trivial=0.25, control=controls[control],
+        control_kind="random heads", interval=(0.125, 0.5),
+    )  # fmt: skip
+    figure = result.figure()
+    title = figure.layout.title.text
+    assert "of_my_own" in title
+    assert "trivial 0.25; 95 % interval [0.125, 0.5]" in title
+    columns = figure.data[0].cells["values"]
+    assert ["<b>share</b>" in figure.data[0].header["values"], len(columns[-1])] == [
+        True,
+        min(200, values.size),
+    ]
+    if values.size > 200:
+        assert "the first 200 of 600 values" in title
+    if controls[control] is None:
+        assert "no control" in title
+    elif control == "other dims":
+        assert "control (random heads) of other dimensions" in title
+    elif values.size:
+        own = values.values.ravel()[0] / 2 if control == "same" else values.values[0, 0]
+        assert columns[-1][0] == format_number(float(own))
+
+
+def test_texts_truths_and_what_is_not_finite_are_cells():
+    for x, cells in (
+        (["a<b", "c"], ["a&lt;b", "c"]),
+        ([True, False], ["True", "False"]),
+        ([np.nan, -np.inf], ["nan", "-inf"]),
+    ):
+        result = Result(name="odd <i>", values=xr.DataArray(x, dims="<br>"))
+        figure = result.figure()
+        assert list(figure.data[0].cells["values"][1]) == cells
+        assert figure.data[0].header["values"][0] == "<b>&lt;br&gt;</b>"
+        assert title_lines(figure)[0] == "odd <i>"
+        assert "odd &lt;i&gt;" in result._repr_html_()
+
+
+def test_a_title_in_words_has_no_markup():
+    figure = go.Figure(layout_title_text="One<br><sup>two <b>bold</b> a &lt; b</sup><BR/>x < y > z")
+    assert title_lines(figure) == ["One", "two bold a < b", "x < y > z"]
+    assert title_lines(go.Figure()) == []
+
+
+def test_every_output_of_a_notebook_is_drawn_alone_and_fetches_nothing():
+    outputs = [RESULTS[name]._repr_html_() for name in ("circles", "progress", "circles")]
+    for output in outputs:
+        (packed,) = re.findall(r'unpack\("([A-Za-z0-9+/=]+)"\)', output)
+        assert gzip.decompress(base64.b64decode(packed)).decode() == get_plotlyjs()
+        assert output.count("Plotly.newPlot(") == 1
+        assert output.count("<script>") == output.count("</script>") == 1
+        assert "http" not in output.replace(packed, "").split("<pre>")[0]
+        assert len(output) < 2.1e6
+    assert len({re.search('id="([^"]+)"', output).group(1) for output in outputs}) == 3

@@ -1,6 +1,7 @@
 """The report is one page that fetches nothing, says every claim, and lets no text be code."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -104,3 +105,58 @@ def test_numbers_that_are_undefined_do_not_break_a_figure():
     figure = page.replace(get_plotlyjs(), "").split("Plotly.newPlot(")[1]
     assert "NaN" not in figure.split("</script>")[0]
     assert "Infinity" not in figure.split("</script>")[0]
+
+
+def odd_results():
+    """Results that no figure knows, that a figure does not expect, and of which there are two of one name."""
+    known = result()
+    cells = xr.DataArray(np.ones((30, 20)), dims=("layer", "head"))
+    text = xr.DataArray(["a", EVIL], dims="x")
+    return {
+        "a name of its own": replace(known, name="embedding_spectrum_late"),
+        "a name that is code": replace(known, name=EVIL),
+        "a figure that fails": replace(known, name="circles"),
+        "a figure that fails elsewhere": replace(known, name="ablation"),
+        "the same name twice": known,
+        "nothing": replace(known, values=xr.DataArray(np.zeros((0, 3)), dims=("a", "b")), control=None),
+        "one number": replace(known, values=xr.DataArray(2.5), control=None),
+        "a control of other dims": replace(known, control=cells),
+        "many": replace(known, name="many", values=cells, control=cells[0]),
+        "text": replace(known, name="text", values=text, control=None),
+        "a text": replace(known, name="text", values=text[0], control=None),
+        "text where numbers are drawn": replace(known, values=text, control=None),
+        "truth": replace(known, name="truth", values=cells > 0, control=None),
+        "axes that are code": replace(known, name="axes", values=cells.rename(head=EVIL), control=None),
+        "units that are code": replace(known, values=known.values.assign_attrs(units=EVIL)),
+        "not learned": replace(known, name="other", provenance={"learned": False}),
+    }
+
+
+ODD = odd_results()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_report_never_fails_and_shows_what_it_cannot_draw_as_a_table(name):
+    odd, known = ODD[name], result()
+    page = report("t", "s", [], [Section(heading="h", text="t", results=[known, odd])], {})
+    page = page.replace(get_plotlyjs(), "")
+    assert page.count("numbers and provenance") == 2
+    assert page.count("<figcaption>") == page.count("<figure>") == 2
+    drawn = page.count("Plotly.newPlot(") == 2
+    for shown in (page.split("</details>")[1], odd._repr_html_()):
+        assert ("<th>" in shown) != drawn
+        assert "<script>alert" not in shown
+        assert not {"img", "i"} & set(Page(shown).tags)
+
+
+def test_captions_are_words():
+    values = xr.DataArray([[0.5]], dims=("layer", "head"))
+    effect = Result(
+        name="ablation", values=values, trivial=1.0, control=values, control_kind="random",
+        provenance={"what": "heads", "reference": "mean"},
+    )  # fmt: skip
+    page = report("t", "s", [], [Section(heading="h", text="t", results=[effect])], {})
+    (caption,) = re.findall("<figcaption>(.*?)</figcaption>", page)
+    assert "<br><small>" in caption
+    assert "&lt;" not in caption
+    assert "sup" not in caption

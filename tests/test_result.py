@@ -140,6 +140,7 @@ def test_a_result_without_a_figure_of_its_own_still_shows_its_numbers():
     html = spectrum(name="of_my_own")._repr_html_()
     assert "of_my_own" in html
     assert "Plotly" not in html
+    assert html.count("<tr>") == 4
 
 
 @pytest.mark.parametrize(

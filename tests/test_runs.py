@@ -202,11 +202,14 @@ def test_a_result_stays_in_its_folder(tmp_path, name):
         run.save_results([replace(RESULT, name=name)])
 
 
-def test_results_that_would_overwrite_each_other_are_refused_and_nothing_is_written(tmp_path):
+def test_results_of_one_name_are_written_to_files_of_their_own(tmp_path):
     run = new(tmp_path / "run")
-    with pytest.raises(ValueError, match=f"got 2 of '{RESULT.name}'"):
-        run.save_results([RESULT, RESULT])
-    assert run.results == {}
+    values = [replace(RESULT, trivial=float(i)) for i in range(4)]
+    values[2] = replace(values[2], name=f"{RESULT.name}_2")
+    for _ in range(2):  # the same files again
+        run.save_results(values)
+    names = [RESULT.name, f"{RESULT.name}_3", f"{RESULT.name}_2", f"{RESULT.name}_4"]
+    assert run.results == dict(zip(names, values))
 
 
 def plant(path, mark):

@@ -159,14 +159,9 @@ class DFA:
         reached = self._breadth_first()
         place = torch.full((self.n_states,), PAD)
         place[reached] = torch.arange(len(reached))
-        table, label = place[self.table[reached]], self.accepting[reached].long()
-        count = len(label.unique())
-        while True:  # Moore (1956): states that differ are told apart by longer and longer words
-            for column in table.T:
-                label = (label * len(table) + label[column]).unique(return_inverse=True)[1]
-            if len(label.unique()) == count:
-                break
-            count = len(label.unique())
+        table = place[self.table[reached]]
+        label = torch.tensor(_classes_of_states(table.tolist(), self.accepting[reached].tolist()))
+        count = int(label.max()) + 1
         one = torch.empty(count, dtype=torch.long)
         one[label] = torch.arange(len(label))
         merged = DFA(self.alphabet, label[table[one]], self.accepting[reached][one])
@@ -190,12 +185,54 @@ class DFA:
         return torch.tensor(order)
 
 
+def _classes_of_states(table: list[list[int]], accepting: list[bool]) -> list[int]:
+    """The class of each state: states are in one just if the same words are accepted from them.
+
+    Classes are split by what leads into one of them, the smaller half of each (Hopcroft 1971).
+    """
+    before: list[list[list[int]]] = [[[] for _ in table] for _ in table[0]]
+    for state, row in enumerate(table):
+        for sources, after in zip(before, row):
+            sources[after].append(state)
+    halves = (
+        {i for i, yes in enumerate(accepting) if yes},
+        {i for i, yes in enumerate(accepting) if not yes},
+    )
+    classes = [half for half in halves if half]
+    label = [int(not yes) if len(classes) == 2 else 0 for yes in accepting]
+    waiting = set(range(len(classes)))
+    while waiting:
+        splitter = list(classes[waiting.pop()])
+        for sources in before:
+            into: dict[int, set[int]] = {}
+            for after in splitter:
+                for state in sources[after]:
+                    into.setdefault(label[state], set()).add(state)
+            for old, split in into.items():
+                if len(split) == len(classes[old]):
+                    continue
+                classes[old] -= split
+                small, large = sorted((split, classes[old]), key=len)
+                new = len(classes)
+                classes[old] = large
+                classes.append(small)  # the new one is the smaller: if the old one waits, both do
+                waiting.add(new)
+                for state in small:
+                    label[state] = new
+    return label
+
+
 def check_alphabet(alphabet: str) -> None:
-    """Refuse an alphabet without symbols, or with one twice.
+    """Refuse an alphabet that is no text, without symbols, or with one twice.
 
     Raises:
-        ValueError: as said.
+        TypeError: the first.
+        ValueError: the others.
     """
+    if not isinstance(alphabet, str):
+        raise TypeError(
+            f"expected an alphabet as text, such as 'ab', got {type(alphabet).__name__}; write it as text"
+        )
     if not alphabet or len(set(alphabet)) < len(alphabet):
         twice = sorted({symbol for symbol in alphabet if alphabet.count(symbol) > 1})
         raise ValueError(

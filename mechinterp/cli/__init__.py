@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from mechinterp.cli.names import SCRIPTS, STUDIES, SWEEPS, TRAININGS
 
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 for a mistake of the user's, 130 after Ctrl-C, 141 where nobody reads on, 143
         after SIGTERM.
     """
+    _never_fail_to_print()
     words = list(sys.argv[1:] if argv is None else argv)
     named = words[:1] if words[:1] == ["compare-weights"] else words[:2]  # it has options of its own alone
     if not words or {"-h", "--help"} & set(named):
@@ -74,8 +76,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _never_fail_to_print() -> None:
+    """Signs that the console lacks become question marks, rather than an error after hours of training."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
 def _is_the_users(error: Exception) -> bool:
     """Whether an error is a mistake that its message tells how to mend; others keep their traceback."""
-    # Diverged by name: its module would bring torch to every command.
+    # Diverged and torch's own by name: their modules would bring torch to every command.
     missing = isinstance(error, ImportError) and str(error).startswith("expected")
-    return isinstance(error, (ValueError, OSError)) or missing or type(error).__name__ == "Diverged"
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    memory |= isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, (ValueError, OSError)) or missing or memory or type(error).__name__ == "Diverged"

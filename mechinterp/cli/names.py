@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import field, fields, make_dataclass
+from dataclasses import field, fields, is_dataclass, make_dataclass
 from importlib import import_module
 from typing import Any
 from urllib.parse import quote
@@ -84,7 +85,29 @@ def options_of(
         args=words[1:],
         prog=f"mechinterp {command} {name}",
     )
+    check_numbers(both.config)
+    check_numbers(both.output)
     return name, module, both.config, both.output
+
+
+def check_numbers(options: Any, prefix: str = "--") -> None:
+    """Refuse numbers that no option can mean, in a dataclass of options and those in it.
+
+    Raises:
+        ValueError: a number that is not finite, or that no machine counts to.
+    """
+    for each in fields(options):
+        value, name = getattr(options, each.name), prefix + each.name.replace("_", "-")
+        if is_dataclass(value):
+            check_numbers(value, name + ".")
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(
+                    f"expected a finite number for {name}, got {number}; give one, or leave it out"
+                )
+            if isinstance(number, int) and abs(number) >= 2**63:
+                raise ValueError(f"expected a number below 2**63 for {name}, got {number}; make it smaller")
 
 
 def changes(given: Any, default: Any) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, make_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,7 @@ from mechinterp.cli.names import (
     SCRIPTS,
     TRAININGS,
     changes,
+    check_numbers,
     folder_name,
     name_of,
     named_after,
@@ -63,21 +65,40 @@ def train(words: list[str]) -> int:
         group: {key: getattr(getattr(options, group), key) for key in _fields_named(group, spelt)}
         for group in start
     }
-    task = task_type(**asked["task"])
-    if idle := sorted(asked["model"].keys() & IDLE):
-        raise ValueError(
-            f"expected options that say something here, got {idle}, which do not; leave them out"
-        )
-    plain = build(task, **asked.get("factory", {})).cfg
-    if unknown := sorted(asked["model"].keys() - {f.name for f in fields(plain)}):
-        raise ValueError(f"expected options of a {type(plain).__name__}, got {unknown}; leave them out")
-    model = build(task, **asked.get("factory", {}), **asked["model"])
+    check_numbers(options)
+    with _options_to_blame():
+        task = task_type(**asked["task"])
+        if idle := sorted(asked["model"].keys() & IDLE):
+            raise ValueError(
+                f"expected options that say something here, got {idle}, which do not; leave them out"
+            )
+        plain = build(task, **asked.get("factory", {})).cfg
+        if unknown := sorted(asked["model"].keys() - {f.name for f in fields(plain)}):
+            raise ValueError(f"expected options of a {type(plain).__name__}, got {unknown}; leave them out")
+        model = build(task, **asked.get("factory", {}), **asked["model"])
     changed = {group: changes(getattr(options, group), value) for group, value in start.items()}
     derived = changes(model.cfg, plain)
     changed["model"] = {key: value for key, value in derived.items() if key in asked["model"]}
     recipe = {} if recipe_name == RECIPES.get(name, "fast") else {"recipe_name": recipe_name}
     own = named_after(name, recipe | _together(changed, groups))
     return _fit_into(options.out or Path("runs") / f"train_{own}", task, model, options.recipe)
+
+
+@contextmanager
+def _options_to_blame() -> Iterator[None]:
+    """Before anything is written or trained, what fails does so for the options.
+
+    Raises:
+        ValueError: an error of another kind, in words.
+    """
+    try:
+        yield
+    except (ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError, TypeError) as error:
+        said = (str(error).splitlines() or ["no reason"])[0][:200]
+        raise ValueError(
+            f"expected options that make a task and a network, got {type(error).__name__} ({said}); change "
+            "those that were given"
+        ) from error
 
 
 def _raw(kind: type, **given: Any) -> Any:
@@ -146,14 +167,16 @@ def _fit_into(out: Path, task: Any, model: Any, recipe: Any) -> int:
     runs, training = import_module("mechinterp.runs"), import_module("mechinterp.training")
     checkpoint = import_module("mechinterp.training.checkpoint")
     parts = {"task": task.to_json(), "model": model.cfg.to_json(), "recipe": recipe.to_json()}
-    batch = task.dataset("test")
+    with _options_to_blame():
+        batch = task.dataset("test")
 
     def score() -> float:
         return task.score(task.answers(model.eval(), batch), batch)
 
-    score()  # what cannot be is refused before anything is written
-    if task.samples and recipe.batch_size is not None:
-        task.sample(recipe.batch_size, import_module("torch").Generator())
+    with _options_to_blame():
+        score()  # what cannot be is refused before anything is written
+        if task.samples and recipe.batch_size is not None:
+            task.sample(recipe.batch_size, import_module("torch").Generator())
     run = runs.Run.create(out, {"kind": "train", **parts})
     books = import_module("mechinterp.training.codebooks") if model.cfg.codebook_size else None
     with watch("train") as line:

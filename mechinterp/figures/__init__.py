@@ -73,6 +73,7 @@ from mechinterp.figures.sortedness import (
     table_maps,
 )
 from mechinterp.figures.sweeps import effect_map
+from mechinterp.figures.table import value_table
 from mechinterp.figures.text import need_dots, reader_bars, trend_lines
 from mechinterp.figures.training import progress, score_lines, training_curves
 from mechinterp.result import Result
@@ -214,14 +215,10 @@ def known() -> list[str]:
 
 
 def draw(result: Result) -> go.Figure:
-    """The figure of a result, chosen by its name.
-
-    Raises:
-        ValueError: no figure is known for it.
-    """
+    """The figure of a result, chosen by its name; a table of its values where none is known."""
     if result.name not in _DRAWN_BY:
-        raise ValueError(f"expected a result of {known()}, got {result.name!r}; draw its values yourself")
+        return value_table(result)
     figure = _DRAWN_BY[result.name](result)
     if result.learned is False:
-        figure.layout.title.text += " (untested: not learned)"
+        figure.layout.title.text = f"{figure.layout.title.text or result.name} (untested: not learned)"
     return figure

@@ -136,9 +136,13 @@ class TransformerConfig(TransformerLensConfig):
                 "change one of them, or give n_heads",
             )
         self.device = self.device or "cpu"  # networks this small are no faster on a GPU; ask for one by name
+        check_device(self.device)
         super().__post_init__()
         for name in ("d_model", "d_head", "n_layers", "n_ctx", "n_heads"):
             _need(getattr(self, name) >= 1, f"{name} >= 1, got {getattr(self, name)}", f"raise {name}")
+        for name in ("d_mlp", "d_input"):
+            size = getattr(self, name)
+            _need(size is None or size >= 1, f"{name} >= 1, got {size}", f"raise {name}, or leave it out")
         if self.d_input is None:
             _need(
                 self.d_vocab >= 1,
@@ -334,6 +338,21 @@ class EncoderDecoderConfig(TransformerConfig):
             "tie_embeddings": False,
         }
         return TransformerConfig(**own | changes)
+
+
+def check_device(device: Any) -> None:
+    """Refuse a device that is not there, or that is none.
+
+    Raises:
+        ValueError: as said.
+    """
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # torch has one of its own for each kind of device
+        raise ValueError(
+            f"expected a device that torch has here, got {str(device)!r} "
+            f'({(str(error).splitlines() or [""])[0]}); use device="cpu"'
+        ) from None
 
 
 def _need(condition: bool, expected_got: str, remedy: str) -> None:

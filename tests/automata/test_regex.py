@@ -1,6 +1,8 @@
 """Patterns become the automata that Python's own matcher agrees with."""
 
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -50,16 +52,119 @@ def patterns():
     return st.recursive(piece, wider, max_leaves=6)
 
 
-@settings(max_examples=2000, deadline=None, derandomize=True)
-@given(patterns(), st.integers(0, 2**32))
-def test_words_are_accepted_just_if_python_matches_them(pattern, seed):
-    dfa = compile_regex(pattern, LETTERS)
+def agree(pattern, alphabet, seed, longest=7):
+    """Whether an automaton says of drawn words what Python's matcher says."""
+    dfa = compile_regex(pattern, alphabet)
     generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(0, 8, (50,), generator=generator)
-    ids = torch.randint(3, (50, 7), generator=generator).masked_fill(torch.arange(7) >= lengths[:, None], -1)
+    lengths = torch.randint(0, longest + 1, (50,), generator=generator)
+    ids = torch.randint(len(alphabet), (50, longest), generator=generator)
+    ids = ids.masked_fill(torch.arange(longest) >= lengths[:, None], -1)
     expected = [re.fullmatch(pattern, word) is not None for word in dfa.decode(ids)]
     assert dfa.accepting[dfa.trace(ids)[:, -1]].tolist() == expected
     assert dfa.minimal() == dfa
+
+
+@settings(max_examples=2000, deadline=None, derandomize=True)
+@given(patterns(), st.integers(0, 2**32))
+def test_words_are_accepted_just_if_python_matches_them(pattern, seed):
+    agree(pattern, LETTERS, seed)
+
+
+FOLDING = ["aA\n", "kK\u212a", "sS\u017f", "ßẞs", "iIİı", "ﬁﬀf", "éÉ1٣", "µμΜ", "σςΣ", "åÅ\u212b", "ǅǆǄ"]
+"""Letters whose cases are letters of ASCII, more than two, or of more than one letter."""
+
+
+@st.composite
+def unusual(draw):
+    """A pattern and its alphabet: flags, anchors, nested repeats, also of nothing, and letters that fold."""
+    alphabet = draw(st.sampled_from(FOLDING))
+    letter = st.sampled_from(alphabet).map(re.escape)
+    piece = st.one_of(
+        letter,
+        letter.map("[{}]".format),
+        letter.map("[^{}]".format),
+        st.sampled_from([".", r"\w", r"\W", r"\d", r"\s", r"\S", "(?:)", "()", "[a-z]", "[^A-Z]", "[é-ſ]"]),
+    )
+
+    def wider(inner):
+        bounds = ["*", "+", "?", "{0}", "{2}", "{1,}", "{,3}", "{0,2}", "{2,4}?", "{0,2}?"]
+        return st.one_of(
+            st.tuples(inner, inner).map("".join),
+            st.tuples(inner, inner).map("(?:{0[0]}|{0[1]})".format),
+            st.tuples(inner, st.sampled_from(bounds)).map("(?:{0[0]}){0[1]}".format),
+            st.tuples(inner, st.sampled_from(bounds), st.sampled_from(bounds)).map(
+                "(?:(?:{0[0]}){0[1]}){0[2]}".format
+            ),
+        )
+
+    flags = draw(st.sampled_from(["", "(?i)", "(?i)", "(?s)", "(?ia)", "(?a)", "(?mi)", "(?xi)"]))
+    start, end = draw(st.sampled_from([("", ""), ("^", "$"), (r"\A", r"\Z"), ("^^", "")]))
+    return flags + start + draw(st.recursive(piece, wider, max_leaves=5)) + end, alphabet
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(unusual(), st.integers(0, 2**32))
+def test_flags_anchors_and_letters_that_fold_are_those_of_python(pattern, seed):
+    agree(*pattern, seed, longest=5)
+
+
+HOSTILE = [
+    "(){1000000000}",
+    "((){5000}){5000}",
+    "(|){9}" * 50 + "(((|){999}){999}){999}",
+    "a{1,99999999}",
+    "(a{65000}){65000}",
+    "((a{0,30}){0,30}){0,8}",
+    "((((a?){10}){10}){10}){8}",
+    "(a|aa){0,2700}",
+    "(a*){8000}",
+    "(" + "()" * 3000 + "a){4000}",
+    "(a|b|ab|ba)*" * 900,
+    "(a|b)*a(a|b){11}",
+    "(abcabcabcabcabcabcabcabcabc){150}",
+    "(.{0,60}){0,60}",
+    "a" * 1_000_000,
+    "(?x)" + "#" * 1_000_000,
+    "[" + "a-c" * 30_000 + "]",
+    "|".join(["abcab"] * 20_000),
+    "a{" + "9" * 5000 + "}",
+    "(" * 50_000,
+    "(?:" * 90 + "a" + "){2}" * 90,
+    "(?:" * 90 + "a" + "?){,9}" * 90,
+]
+
+
+def test_every_pattern_ends_soon_in_an_automaton_or_a_refusal_and_what_is_no_text_is_refused():
+    # In a process of its own: without the type checks of this one, and to see what memory it takes.
+    code = f"""
+import re, resource, time
+from mechinterp.automata import compile_regex, language
+for wrong in (None, 3, b"a*", re.compile("a*"), ["a"]):
+    for make in (lambda: compile_regex(wrong, "ab"), lambda: language(wrong), lambda: language("a", wrong)):
+        try:
+            make()
+            assert wrong is None, wrong  # of an alphabet, the default
+        except TypeError as error:
+            assert str(error).startswith("expected a"), error
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for alphabet in ("abc", "".join(map(chr, range(97, 1097)))):
+    for number, pattern in enumerate({HOSTILE!r}[:: 1 if alphabet == "abc" else 3]):
+        start = time.process_time()
+        try:
+            compile_regex(pattern, alphabet)
+        except ValueError as error:
+            assert re.match("expected .*, got .*; .", str(error)) and len(str(error)) < 600, str(error)[:600]
+        assert time.process_time() - start < 2, (number, time.process_time() - start)
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 * 1024
+"""
+    subprocess.run([sys.executable, "-"], input=code, text=True, check=True, timeout=300)
+
+
+def test_large_automata_are_still_made():
+    assert compile_regex("a{0,4000}", "ab").n_states == 4002
+    assert compile_regex("((a{0,9}){0,9}){0,9}", "ab").n_states == 731
+    assert compile_regex("(a*){2000}", "ab").n_states == 2
+    assert compile_regex("a{5000}", "ab", budget=6000).n_states == 5002
 
 
 @pytest.mark.parametrize(

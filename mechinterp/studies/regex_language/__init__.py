@@ -24,7 +24,7 @@ from mechinterp.studies.regex_language.claims import judge
 from mechinterp.studies.regex_language.comparing import record
 from mechinterp.studies.regex_language.options import RegexLanguageOptions
 from mechinterp.studies.regex_language.sweeps import sweep
-from mechinterp.studies.regex_language.training import Trained, train
+from mechinterp.studies.regex_language.training import Trained, prepare, train
 from mechinterp.studies.withdrawn import tally
 
 __all__ = [
@@ -77,6 +77,7 @@ def study(config: RegexLanguageStudy, out: str | Path, watch: Watch = silent) ->
             f"expected d_model >= {task.dfa.n_states} states of {config.pattern!r}, got {config.d_model}: "
             "its states have no directions of their own to compare; raise d_model"
         )
+    prepare(config.options(config.seed))  # what cannot be is refused before anything is written
     run = Run.create(out, {"kind": "study", "study": "regex-language", **asdict(config)})
     found = [take_apart(config.options(seed), run.path / f"seed_{seed}", watch) for seed in seeds]
     results, table = dict(found[0].results), judge(found)

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 from mechinterp.automata import CLASSES
 from mechinterp.constructions.regex_language import near_construction
+from mechinterp.models.config import check_device
 from mechinterp.models.factories import regex_language as build
 from mechinterp.models.transformer import HookedTransformer
 from mechinterp.tasks.regex_language import RegexLanguage
@@ -122,7 +121,7 @@ class RegexLanguageOptions:
         Raises:
             ValueError: sizes that cannot be; a construction that the heads cannot hold; no such device.
         """
-        _check_device(self.device)
+        check_device(self.device)
         names = ("n_layers", "d_model", "n_heads", "d_mlp", "dropout", "seed", "device")
         model = build(
             task, positional_embedding_type=self.positional_type, tie_embeddings=self.tie_weights,
@@ -153,12 +152,3 @@ class RegexLanguageOptions:
                 f"expected a run of `mechinterp train regex-language`, got another record ({error}); name "
                 "such a run"
             ) from None
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"expected a device that torch has here, got {name!r} ({str(error).splitlines()[0]}); try cpu"
-        ) from None

@@ -27,6 +27,8 @@ from mechinterp.training.checkpoint import (
 from mechinterp.training.curriculum import curriculum
 from mechinterp.training.fit import Fit
 from mechinterp.training.loading import check_buildable
+from mechinterp.training.recipe import Recipe
+from mechinterp.training.step import Penalty
 
 MOST_SYMBOLS = 20_000_000
 """The most symbols of a run's words, which are drawn anew when it is opened."""
@@ -115,16 +117,13 @@ class Trained:
         return replace(options, device="cpu").network(self.task).eval()
 
 
-def train(options: RegexLanguageOptions, out: str | Path, watch: Watch = silent) -> Trained:
-    """Train, and leave a run folder; one that is finished is opened, one that was interrupted goes on.
-
-    The folder has, besides what every run has: ``best.safetensors``, which ``training.load_network``
-    reads, ``final.safetensors``, ``construction.safetensors`` (the value matrices) and ``regex.json`` (the
-    automaton).
+def prepare(
+    options: RegexLanguageOptions,
+) -> tuple[RegexLanguage, HookedTransformer, list[tuple[RegexLanguage, Recipe]], Penalty | None]:
+    """Task, network, stages of training and penalty: all that options ask for, before anything is written.
 
     Raises:
-        ValueError: options that cannot be, or a folder of something else.
-        KeyboardInterrupt: interrupted; the state is saved.
+        ValueError: options that cannot be.
     """
     task = options.task
     earlier = [options.task_of(pattern) for pattern in options.curriculum]
@@ -140,6 +139,21 @@ def train(options: RegexLanguageOptions, out: str | Path, watch: Watch = silent)
         off_construction(model, task.dfa)  # refuses, before work starts, what it cannot pull
         penalty = lambda model: options.towards_automaton * off_construction(model, task.dfa)  # noqa: E731
     stages = [(each, options.recipe(each)) for each in [*earlier, task]]
+    return task, model, stages, penalty
+
+
+def train(options: RegexLanguageOptions, out: str | Path, watch: Watch = silent) -> Trained:
+    """Train, and leave a run folder; one that is finished is opened, one that was interrupted goes on.
+
+    The folder has, besides what every run has: ``best.safetensors``, which ``training.load_network``
+    reads, ``final.safetensors``, ``construction.safetensors`` (the value matrices) and ``regex.json`` (the
+    automaton).
+
+    Raises:
+        ValueError: options that cannot be, or a folder of something else.
+        KeyboardInterrupt: interrupted; the state is saved.
+    """
+    task, model, stages, penalty = prepare(options)
     run = Run.create(out, {"kind": "train", "task": task.name, "options": asdict(options)})
     if run.finished:
         return Trained(run, options, task)

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mechinterp"
-GROUND = {"files", "formatting", "hooks", "records", "result"}
+GROUND = {"autograd", "files", "formatting", "hooks", "records", "result"}
 MAY_IMPORT = {
+    "autograd": set(),
     "automata": set(),
     "files": set(),
     "formatting": set(),
     "hooks": set(),
     "records": {"files"},
     "result": {"files", "formatting", "records"},
-    "tasks": {"automata"},
-    "models": {"hooks", "tasks"},
+    "tasks": {"autograd", "automata"},
+    "models": {"autograd", "hooks", "tasks"},
     "constructions": {"tasks", "models", "automata"},
     "training": {"files", "hooks", "models", "tasks.base"},
     "analysis": {"hooks", "result", "tasks.base"},

@@ -10,6 +10,7 @@ from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mechinterp.autograd import is_readable
 from mechinterp.hooks import FactoredMatrix, HookPoint
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.linear import affine, init_normal
@@ -41,9 +42,9 @@ class View:
     ) -> View:
         """The view of a causal or bidirectional network whose ``mask`` is True at real tokens."""
         allowed = None
-        if causal and int(queries.min()) < len(keys) - 1:
+        if causal and (not is_readable(queries) or int(queries.min()) < len(keys) - 1):
             allowed = (keys <= queries[..., None]).reshape(-1, 1, queries.shape[-1], len(keys))
-        if mask is not None and not bool(mask.all()):
+        if mask is not None and (not is_readable(mask) or not bool(mask.all())):
             real = mask[:, None, None, :].expand(-1, 1, queries.shape[-1], -1)
             allowed = real if allowed is None else allowed & real
         return cls(queries, keys, allowed)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mechinterp.autograd import is_readable
 from mechinterp.hooks import HookPoint
 from mechinterp.models.config import TransformerConfig
 
@@ -74,7 +75,7 @@ class Codebook(nn.Module):
         seen = self.hook_code_soft(soft)
         # Far apart scores have a softmax of exactly 0; an edited softmax has no scores.
         chosen = (scores if seen is soft else seen).topk(self.cfg.codebook_top_k, dim=-1).indices
-        hard = torch.zeros_like(seen).scatter_(-1, chosen, 1.0)
+        hard = torch.zeros_like(seen).scatter(-1, chosen, 1.0)
         if self.training and self.cfg.codebook_soft:
             code = self.hook_code(seen)
         elif torch.is_grad_enabled() and seen.requires_grad:
@@ -90,7 +91,11 @@ class Codebook(nn.Module):
         self.entropy = torch.special.entr(soft).sum(-1).mean()
         self.commitment = (x - replaced.detach()).square().mean() + (x.detach() - replaced).square().mean()
         self.given = x.detach().flatten(0, -2)
-        self.used = chosen.flatten().bincount(minlength=len(self.codes))
+        if is_readable(chosen):
+            self.used = chosen.flatten().bincount(minlength=len(self.codes))
+        else:  # how long bincount's result is depends on values
+            codes = torch.arange(len(self.codes), device=chosen.device)
+            self.used = (chosen.flatten()[:, None] == codes).sum(0)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what the last run measured, which hangs on its graph and cannot be copied."""

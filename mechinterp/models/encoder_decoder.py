@@ -7,6 +7,7 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mechinterp.autograd import is_readable
 from mechinterp.hooks import HookPoint, is_hooked
 from mechinterp.models.attention import Attention, View
 from mechinterp.models.config import EncoderDecoderConfig, TransformerConfig
@@ -207,7 +208,7 @@ class HookedEncoderDecoder(WeightViews, Hooked):
     def _wanted(self, read: Read, inputs: Tensor, target: Tensor) -> Int[Tensor, "*batch read"] | None:
         everywhere = torch.arange(inputs.shape[1], device=inputs.device)
         at = positions(read, inputs, everywhere) - self.cfg.n_ctx_source
-        if int(at.min()) < 0:
+        if is_readable(at) and int(at.min()) < 0:
             raise ValueError(
                 f"expected positions of the target to read, {self.cfg.n_ctx_source} and more, got "
                 f"{int(at.min()) + self.cfg.n_ctx_source}; the source has no outputs"

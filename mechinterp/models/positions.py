@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mechinterp.autograd import is_readable
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.linear import init_normal
 
@@ -56,7 +57,8 @@ class PosEmbed(nn.Module):
     def forward(self, positions: Int[Tensor, " pos"]) -> Float[Tensor, "pos d_model"]:
         """Vectors of the given positions, of which the last of the sequence is one."""
         if self.cfg.randomised_positions:
-            return self.W_pos[self.drawn(int(positions.max()) + 1).to(positions.device)[positions]]
+            n_pos = int(positions.max()) + 1 if is_readable(positions) else len(positions)
+            return self.W_pos[self.drawn(n_pos).to(positions.device)[positions]]
         if self.cfg.learned_positions != -1:
             positions = positions.clamp(max=len(self.W_pos) - 1)
         return self.W_pos[positions]

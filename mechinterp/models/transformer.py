@@ -11,11 +11,12 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mechinterp.autograd import is_readable
 from mechinterp.hooks import HookPoint
 from mechinterp.models.attention import Attention, View
 from mechinterp.models.codebook import Codebook
 from mechinterp.models.config import TransformerConfig
-from mechinterp.models.distinct import Distinct, distinct_pairs, gathered_heads
+from mechinterp.models.distinct import Distinct, distinct_pairs, finds_pairs, gathered_heads
 from mechinterp.models.embedding import Embed, TiedUnembed, Unembed, enter
 from mechinterp.models.hooked import Hooked
 from mechinterp.models.mlp import MLP
@@ -189,7 +190,7 @@ class HookedTransformer(WeightViews, Hooked):
 
         resid = input if start_at_layer is not None else None
         plain = self.cfg.d_input is None and not self.cfg.codebook_size and not self._drops()
-        if resid is None and not hooked and first < last and plain:
+        if resid is None and not hooked and first < last and plain and finds_pairs(input):
             view = last_view if last == 1 else full_view
             distinct = distinct_pairs(input, view.queries)
             if distinct.pays:
@@ -305,7 +306,9 @@ def check_ids(inputs: Tensor, d_vocab: int) -> None:
             f"expected token ids, int64 [batch, pos], got {inputs.dtype} "
             f"{tuple(inputs.shape)}; convert them with .long(), or set d_input for vectors"
         )
-    if inputs.numel() and (int(inputs.min()) < 0 or int(inputs.max()) >= d_vocab):
+    if not inputs.numel() or not is_readable(inputs):
+        return
+    if int(inputs.min()) < 0 or int(inputs.max()) >= d_vocab:
         raise ValueError(
             f"expected token ids in [0, {d_vocab}), got {int(inputs.min())} to "
             f"{int(inputs.max())}; check the encoding, or raise d_vocab"
@@ -335,6 +338,8 @@ def positions(read: Read, inputs: Tensor, everywhere: Int[Tensor, " pos"]) -> In
             f"expected a list of positions for each of {len(inputs)} examples, got {len(at)}; "
             "give [batch, read], or one list [read] for all"
         )
+    if not is_readable(at):
+        return at.long() % n_pos
     if int(at.min()) < -n_pos or int(at.max()) >= n_pos:
         raise ValueError(
             f"expected positions in [{-n_pos}, {n_pos}), got {int(at.min())} to {int(at.max())}; "

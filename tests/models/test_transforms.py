@@ -92,7 +92,10 @@ def test_vmap_over_inputs_masks_and_positions(kind):
     real = torch.ones(x.shape[:2], dtype=torch.bool)
     real[::3, -1] = False
     read = torch.stack((torch.full((len(x),), -1), torch.arange(len(x)) % 2 - 3), 1)
-    one = lambda row, mask, at: model(row[None], attention_mask=mask[None], read=at[None])[0]
+
+    def one(row, mask, at):
+        return model(row[None], attention_mask=mask[None], read=at[None])[0]
+
     with torch.no_grad():
         torch.testing.assert_close(vmap(one)(x, real, read), model(x, attention_mask=real, read=read))
 
@@ -102,7 +105,10 @@ def test_jacobians(kind):
     model, x, extra = case(kind)
     name = "blocks.0.attn.W_V"
     rest, x = parameters(model), x[:2]
-    one = lambda w: functional_call(model, rest | {name: w}, (x,), extra).sin().sum((0, 1))
+
+    def one(w):
+        return functional_call(model, rest | {name: w}, (x,), extra).sin().sum((0, 1))
+
     plain = torch.autograd.functional.jacobian(
         lambda w: functional_call(model, rest | {name: w}, (x,), extra).sin().sum((0, 1)), rest[name]
     )
@@ -154,7 +160,10 @@ def test_products_with_the_hessian(kind):
 def test_hessian(kind):
     model, x, extra = case(kind)
     p = parameters(model)
-    f = lambda b: objective(model, x, extra)(p | {"unembed.b_U": b})
+
+    def f(b):
+        return objective(model, x, extra)(p | {"unembed.b_U": b})
+
     plain = torch.autograd.functional.hessian(f, p["unembed.b_U"])
     torch.testing.assert_close(hessian(f)(p["unembed.b_U"]), plain)
     torch.testing.assert_close(torch.autograd.functional.hessian(f, p["unembed.b_U"], vectorize=True), plain)
@@ -196,8 +205,13 @@ def test_losses(dtype):
     targets = torch.randint(5, (6,), generator=generator)
     leaf = logits.clone().requires_grad_()
     plain = torch.autograd.grad(cross_entropy(leaf, targets, dtype), leaf)[0]
-    loss = lambda z: cross_entropy(z, targets, dtype)
-    close = lambda a, b: torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+    def loss(z):
+        return cross_entropy(z, targets, dtype)
+
+    def close(a, b):
+        return torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
     close(grad(loss)(logits), plain)
     close(vmap(lambda z, t: cross_entropy(z[None], t[None], dtype))(logits, targets).mean(), loss(logits))
     close(jvp(loss, (logits,), (logits,))[1], (plain * logits).sum().to(dtype))

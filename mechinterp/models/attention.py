@@ -87,7 +87,7 @@ class Attention(nn.Module):
         init_normal(self.W_O, self.cfg, out_fan_in, generator)
         if self.cfg.init_mode == "identity":
             with torch.no_grad():
-                same = torch.eye(self.cfg.d_model)
+                same = torch.eye(self.cfg.d_model).to(self.W_Q)
                 for weight, size in ((self.W_Q, 0.5), (self.W_K, 0.5), (self.W_V, 1.0)):
                     weight += size * same
                 self.W_O.zero_()
@@ -169,7 +169,7 @@ class Attention(nn.Module):
             return scores / n_keys
         if self.cfg.attn_log_n:
             n_keys = torch.tensor(scores.shape[dim]) if allowed is None else allowed.sum(dim, keepdim=True)
-            sharper = n_keys.clamp_min(self.cfg.attn_log_n).log() / math.log(self.cfg.attn_log_n)
+            sharper = n_keys.clamp_min(self.cfg.attn_log_n).float().log() / math.log(self.cfg.attn_log_n)
             scores = scores * sharper.to(scores)
         pattern = scores.softmax(dim)
         if allowed is None:

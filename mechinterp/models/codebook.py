@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mechinterp.autograd import is_readable
 from mechinterp.hooks import HookPoint
 from mechinterp.models.config import TransformerConfig
+from mechinterp.models.linear import widened
 
 
 class Codebook(nn.Module):
@@ -46,18 +47,19 @@ class Codebook(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.codes = nn.Parameter(torch.empty(cfg.codebook_size, cfg.d_model))
-        self.register_buffer("temperature", torch.tensor(float(cfg.codebook_temperature)))
+        temperature = torch.tensor(float(cfg.codebook_temperature), dtype=torch.float32)
+        self.register_buffer("temperature", temperature)
         self.hook_code_soft, self.hook_code = HookPoint(), HookPoint()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the codes anew, of length about 1."""
         with torch.no_grad():
-            drawn = torch.randn(self.codes.shape, generator=generator)
+            drawn = torch.randn(self.codes.shape, generator=generator, dtype=torch.float32)
             self.codes.copy_(drawn / self.cfg.d_model**0.5)
 
     def similarity(self, x: Float[Tensor, "*at d_model"]) -> Float[Tensor, "*at code"]:
-        """The cosine of each vector with each code."""
-        return F.normalize(x, dim=-1) @ F.normalize(self.codes, dim=-1).T
+        """The cosine of each vector with each code, 0 for a vector of zeros."""
+        return _unit(x) @ _unit(self.codes).T
 
     @property
     def noisy(self) -> bool:
@@ -114,3 +116,10 @@ class Codebook(nn.Module):
         """
         rows = torch.randint(len(like), (len(dead),), generator=torch.Generator().manual_seed(seed))
         self.codes[dead] = like[rows].to(self.codes)
+
+
+def _unit(x: Float[Tensor, "*at d_model"]) -> Float[Tensor, "*at d_model"]:
+    """Vectors of length 1 or 0; a sum of squares overflows, and a smallest length underflows, in half."""
+    wide = widened(x)
+    size = wide.norm(dim=-1, keepdim=True)
+    return (wide / size.where(size > 0, 1.0)).to(x.dtype)

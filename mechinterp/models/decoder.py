@@ -39,8 +39,8 @@ class Decoder(WeightViews, Hooked):
         source: Int[Tensor, "batch source"],
         attention_mask: Bool[Tensor, "batch source"] | Int[Tensor, "batch source"] | None = None,
     ) -> None:
-        super().__init__()
-        self.cfg, self.tokenizer = whole.cfg, None
+        super().__init__(whole.cfg)
+        self.cfg, self.tokenizer = whole.cfg, None  # its own: flags that are switched act in both
         for name, module in whole.named_children():
             if name != "encoder":
                 setattr(self, name, module)

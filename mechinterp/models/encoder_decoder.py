@@ -108,8 +108,8 @@ class HookedEncoderDecoder(WeightViews, Hooked):
     """``forward`` takes ``read``."""
 
     def __init__(self, cfg: EncoderDecoderConfig) -> None:
-        super().__init__()
-        self.cfg = cfg
+        super().__init__(cfg)
+        cfg = self.cfg
         self.tokenizer = None
         self.encoder = Encoder(cfg.encoder)
         self.embed, self.hook_embed = Embed(cfg), HookPoint()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -72,14 +73,39 @@ class Hooked(HookedRootModule):
 
     cfg: TransformerConfig
 
+    def __init__(self, cfg: TransformerConfig) -> None:
+        super().__init__()
+        self.cfg = copy.copy(cfg)  # TransformerLens's tools switch flags there, of this network alone
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``nn.Module._apply``, through which all conversions go; the config follows the weights."""
+        moved = super()._apply(*args, **kwargs)
+        self._follow()
+        return moved
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``nn.Module.load_state_dict``; with ``assign=True`` weights may come in another dtype."""
+        keys = super().load_state_dict(*args, **kwargs)
+        self._follow()
+        return keys
+
+    def _follow(self) -> None:
+        """Set dtype and device of the network's configs to those of its weights."""
+        weight = next(self.parameters())
+        for cfg in (getattr(module, "cfg", None) for module in self.modules()):
+            if isinstance(cfg, TransformerConfig):
+                cfg.dtype, cfg.device = weight.dtype, str(weight.device)
+
     def finish(self) -> None:
         """Draw the weights by ``cfg.seed``, settle which are trained, and name the hook points."""
         cfg = self.cfg
+        dtype, device = cfg.dtype, cfg.device
+        self.float()  # whatever torch's default dtype is, a seed draws the same weights
         self.reset_parameters(torch.Generator().manual_seed(cfg.seed))
         for name, parameter in self.named_parameters():
             if name.rsplit(".", 1)[-1].startswith("b_"):
                 parameter.requires_grad_(cfg.use_biases)
-        self.to(device=cfg.device, dtype=cfg.dtype)
+        self.to(device=device, dtype=dtype)
         self.setup()
         self._parts = tuple(self.modules())
 

@@ -19,6 +19,7 @@ from mechinterp.models.config import TransformerConfig
 from mechinterp.models.distinct import Distinct, distinct_pairs, finds_pairs, gathered_heads
 from mechinterp.models.embedding import Embed, TiedUnembed, Unembed, enter
 from mechinterp.models.hooked import Hooked
+from mechinterp.models.linear import widened
 from mechinterp.models.mlp import MLP
 from mechinterp.models.normalisation import normalisation
 from mechinterp.models.positions import PosEmbed
@@ -128,8 +129,8 @@ class HookedTransformer(WeightViews, Hooked):
     """``forward`` takes ``read``."""
 
     def __init__(self, cfg: TransformerConfig) -> None:
-        super().__init__()
-        self.cfg = cfg
+        super().__init__(cfg)
+        cfg = self.cfg
         self.tokenizer = None
         self.embed, self.hook_embed = Embed(cfg), HookPoint()
         if cfg.positional_embedding_type in ("standard", "sinusoidal"):
@@ -258,7 +259,8 @@ class HookedTransformer(WeightViews, Hooked):
                 f"got {tokens.dtype}, readout={self.cfg.readout!r}, read={read}; compute the loss from "
                 "the outputs instead"
             )
-        losses = F.cross_entropy(logits[:, :-1].mT, tokens[:, 1:].long(), reduction="none")
+        wide = widened(logits[:, :-1])  # losses of many tokens add up to more than float16 holds
+        losses = F.cross_entropy(wide.mT, tokens[:, 1:].long(), reduction="none")
         if mask is None:
             return losses if per_token else losses.mean()
         real = mask[:, :-1] & mask[:, 1:]

@@ -169,7 +169,10 @@ class Attention(nn.Module):
             return scores / n_keys
         if self.cfg.attn_log_n:
             n_keys = torch.tensor(scores.shape[dim]) if allowed is None else allowed.sum(dim, keepdim=True)
-            sharper = n_keys.clamp_min(self.cfg.attn_log_n).float().log() / math.log(self.cfg.attn_log_n)
+            n_keys = n_keys.clamp_min(self.cfg.attn_log_n).to(
+                torch.promote_types(scores.dtype, torch.float32)
+            )
+            sharper = n_keys.log() / math.log(self.cfg.attn_log_n)
             scores = scores * sharper.to(scores)
         pattern = scores.softmax(dim)
         if allowed is None:

@@ -189,7 +189,7 @@ class HookedTransformer(WeightViews, Hooked):
         full_view = View.of(everywhere, everywhere, causal, mask)
         last_view = View.of(wanted, everywhere, causal, mask) if narrow else full_view
 
-        resid = input if start_at_layer is not None else None
+        resid = input.to(self.embed.W_E.dtype) if start_at_layer is not None else None
         plain = self.cfg.d_input is None and not self.cfg.codebook_size and not self._drops()
         if resid is None and not hooked and first < last and plain and finds_pairs(input):
             view = last_view if last == 1 else full_view

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp.models.encoder_decoder import HookedEncoderDecoder
-from mechinterp.models.hooked import Hooked
+from mechinterp.models.hooked import Hooked, hook_tables
 from mechinterp.models.weights import WeightViews
 
 GIVEN = ("source_tokens", "source_mask", "encoded")
@@ -51,7 +51,7 @@ class Decoder(WeightViews, Hooked):
         for name, given in zip(GIVEN, (filled, real, whole.encoder(filled, real))):
             self.register_buffer(name, given, persistent=False)
         self.setup()
-        self._parts = tuple(self.modules())
+        self.attached = hook_tables(self)
         self.training = whole.training
 
     def forward(

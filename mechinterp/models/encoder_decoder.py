@@ -12,7 +12,7 @@ from mechinterp.hooks import HookPoint, is_hooked
 from mechinterp.models.attention import Attention, View
 from mechinterp.models.config import EncoderDecoderConfig, TransformerConfig
 from mechinterp.models.embedding import Embed, TiedUnembed, Unembed, enter
-from mechinterp.models.hooked import Hooked
+from mechinterp.models.hooked import Hooked, hook_tables, uncompiled_while_hooked
 from mechinterp.models.normalisation import normalisation
 from mechinterp.models.positions import PosEmbed
 from mechinterp.models.transformer import Block, Read, check_ids, positions, select
@@ -52,7 +52,9 @@ class DecoderBlock(Block):
         self.ln_cross, self.cross_attn = normalisation(cfg), Attention(cfg)
         for name in ("resid_mid", "cross_attn_out", "resid_mid_cross"):
             setattr(self, f"hook_{name}", HookPoint())
+        self.attached = hook_tables(self)
 
+    @uncompiled_while_hooked
     def forward(  # ty: ignore[invalid-method-override]
         self,
         resid_pre: Float[Tensor, "batch pos d_model"],
@@ -121,6 +123,7 @@ class HookedEncoderDecoder(WeightViews, Hooked):
         self.unembed = TiedUnembed(cfg, self.embed) if cfg.tie_embeddings else Unembed(cfg)
         self.finish()
 
+    @uncompiled_while_hooked
     def forward(
         self,
         input: Int[Tensor, "batch packed"],

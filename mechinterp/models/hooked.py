@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mechinterp.hooks import ActivationCache, HookedRootModule, is_hooked
+from mechinterp.hooks import ActivationCache, HookedRootModule
 from mechinterp.models.config import TransformerConfig
 
 
@@ -68,6 +70,33 @@ class CodebookCache(GuardedCache):
     stack_head_results = stack_neuron_results = get_full_resid_decomposition = _refuse
 
 
+def hook_tables(module: nn.Module) -> tuple[Any, ...]:
+    """The dictionaries in which torch keeps the hooks of a module and of all its parts.
+
+    ``torch.compile`` passes over hooks that are attached later, since it does not guard on these dictionaries
+    under their own names; it does on what is looked up in this tuple.
+    """
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return tuple(getattr(part, kind) for part in module.modules() for kind in kinds)
+
+
+def uncompiled_while_hooked(forward: Callable) -> Callable:
+    """Let a module's ``forward`` leave ``torch.compile`` while hooks are ``attached``, which it would freeze."""
+
+    @wraps(forward)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() and any(len(table) for table in self.attached):
+            return _uncompiled(forward, self, *args, **kwargs)
+        return forward(self, *args, **kwargs)
+
+    return run
+
+
+@torch._disable_dynamo  # as torch.compiler.disable, which would import the compiler here
+def _uncompiled(forward: Callable, *args: Any, **kwargs: Any) -> Any:
+    return forward(*args, **kwargs)
+
+
 class Hooked(HookedRootModule):
     """A network with hook points; a subclass builds its modules and then calls ``finish``."""
 
@@ -107,7 +136,7 @@ class Hooked(HookedRootModule):
                 parameter.requires_grad_(cfg.use_biases)
         self.to(device=device, dtype=dtype)
         self.setup()
-        self._parts = tuple(self.modules())
+        self.attached = hook_tables(self)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw all weights anew, in the order of the modules."""
@@ -128,4 +157,4 @@ class Hooked(HookedRootModule):
     @property
     def hooked(self) -> bool:
         """Whether a hook is attached anywhere."""
-        return is_hooked(self._parts)
+        return any(self.attached)

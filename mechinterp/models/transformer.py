@@ -18,7 +18,7 @@ from mechinterp.models.codebook import Codebook
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.distinct import Distinct, distinct_pairs, finds_pairs, gathered_heads
 from mechinterp.models.embedding import Embed, TiedUnembed, Unembed, enter
-from mechinterp.models.hooked import Hooked
+from mechinterp.models.hooked import Hooked, hook_tables, uncompiled_while_hooked
 from mechinterp.models.linear import widened
 from mechinterp.models.mlp import MLP
 from mechinterp.models.normalisation import normalisation
@@ -49,7 +49,9 @@ class Block(nn.Module):
         if cfg.codebook_size:
             for sublayer in cfg.codebook_sites:
                 setattr(self, f"codebook_{sublayer}", Codebook(cfg))
+        self.attached = hook_tables(self)
 
+    @uncompiled_while_hooked
     def forward(
         self, resid_pre: Float[Tensor, "batch key d_model"], view: View
     ) -> Float[Tensor, "batch query d_model"]:
@@ -141,6 +143,7 @@ class HookedTransformer(WeightViews, Hooked):
         self.unembed = TiedUnembed(cfg, self.embed) if cfg.tie_embeddings else Unembed(cfg)
         self.finish()
 
+    @uncompiled_while_hooked
     def forward(
         self,
         input: Tensor,

@@ -70,7 +70,7 @@ class Attention(nn.Module):
         self.b_K = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
         self.b_V = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
         self.b_O = nn.Parameter(torch.zeros(cfg.d_model))
-        self.attn_scale = cfg.attn_scale if cfg.use_attn_scale else 1.0
+        self.attn_scale = float(cfg.attn_scale) if cfg.use_attn_scale else 1.0
         for name in ("q_input", "k_input", "v_input", "q", "k", "v", "z", "result"):
             setattr(self, f"hook_{name}", HookPoint())
         self.hook_attn_in, self.hook_attn_scores, self.hook_pattern = HookPoint(), HookPoint(), HookPoint()

@@ -81,7 +81,7 @@ def hook_tables(module: nn.Module) -> tuple[Any, ...]:
 
 
 def uncompiled_while_hooked(forward: Callable) -> Callable:
-    """Let a module's ``forward`` leave ``torch.compile`` while hooks are ``attached``, which it would freeze."""
+    """Let a ``forward`` leave ``torch.compile`` while hooks are ``attached``, since it would freeze them."""
 
     @wraps(forward)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:

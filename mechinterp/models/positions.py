@@ -77,7 +77,7 @@ class Rotary(nn.Module):
     def __init__(self, cfg: TransformerConfig) -> None:
         super().__init__()
         assert cfg.rotary_dim is not None
-        self.dim, self.adjacent = cfg.rotary_dim, cfg.rotary_adjacent_pairs
+        self.dim, self.adjacent = int(cfg.rotary_dim), cfg.rotary_adjacent_pairs
         rates = cfg.rotary_base ** (-torch.arange(self.dim // 2, dtype=torch.float32) / (self.dim / 2))
         angles = torch.arange(cfg.n_ctx)[:, None] * rates
         repeat = angles.repeat_interleave(2, -1) if self.adjacent else angles.repeat(1, 2)

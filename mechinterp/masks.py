@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mechinterp.autograd import is_readable
+
 
 def check_mask(mask: Any, inputs: Tensor, name: str = "attention_mask") -> None:
     """Refuse what does not say of each token whether it is real: ``None``, or true (or 1) at real tokens.
@@ -49,7 +51,7 @@ def check_mask(mask: Any, inputs: Tensor, name: str = "attention_mask") -> None:
         raise ValueError(
             f"expected {name} on {inputs.device}, where the inputs are, got {mask.device}; move it there"
         )
-    if mask.dtype != torch.bool and bool(((mask != 0) & (mask != 1)).any()):
+    if mask.dtype != torch.bool and is_readable(mask) and bool(((mask != 0) & (mask != 1)).any()):
         raise ValueError(
             f"expected {name} of 1 at real tokens and 0 at padding, got numbers from {int(mask.min())} to "
             f"{int(mask.max())}; give mask.bool(), if all but 0 are real"
@@ -58,7 +60,9 @@ def check_mask(mask: Any, inputs: Tensor, name: str = "attention_mask") -> None:
 
 def real_tokens(mask: Tensor | None) -> Bool[Tensor, "batch pos"] | None:
     """A checked mask as truths; ``None`` where nothing is padding."""
-    return None if mask is None or bool(mask.all()) else mask.bool()
+    if mask is None or (is_readable(mask) and bool(mask.all())):
+        return None
+    return mask.bool()
 
 
 def position_ids(mask: Bool[Tensor, "batch pos"] | None) -> Int[Tensor, "batch pos"] | None:
@@ -68,7 +72,7 @@ def position_ids(mask: Bool[Tensor, "batch pos"] | None) -> Int[Tensor, "batch p
         mask: true at real tokens.
     """
     # Padding at the end moves nothing.
-    if mask is None or not bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+    if mask is None or (is_readable(mask) and not bool((mask[:, 1:] & ~mask[:, :-1]).any())):
         return None
     real_from_here = mask.flip(1).cumsum(1).flip(1)
     gap = ~mask & (real_from_here > 0)

@@ -44,8 +44,9 @@ def labels_along(
     base, strides = after.shape[1], -(-length // k)
     packed, ends = _table(after, labels, k)
     places = torch.arange(length)
-    weights = torch.zeros(length, strides)  # as numbers of k digits, which float32 holds exactly
-    weights[places, places // k] = torch.tensor(float(base)) ** (k - 1 - places % k)
+    # As numbers of k digits, which float32 holds exactly, whatever torch's default dtype is.
+    weights = torch.zeros(length, strides, dtype=torch.float32)
+    weights[places, places // k] = torch.tensor(float(base), dtype=torch.float32) ** (k - 1 - places % k)
     digits = _fresh(ids.shape, np.float32).copy_(ids)
     codes = torch.addmm(weights.sum(0)[:, None], weights.T, digits.T).long().numpy()
     found, at = np.empty((strides, n), dtype=np.uint64), codes[0]

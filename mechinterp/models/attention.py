@@ -10,6 +10,7 @@ from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mechinterp.autograd import is_readable
 from mechinterp.hooks import FactoredMatrix, HookPoint
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.linear import affine, init_normal
@@ -51,7 +52,8 @@ class View:
             position_ids: where the keys stand, if not where they are; see ``masks.position_ids``.
         """
         allowed = None
-        if causal and queries.numel() and int(queries.min()) < len(keys) - 1:
+        unknown = not is_readable(queries)
+        if causal and (unknown or (queries.numel() and int(queries.min()) < len(keys) - 1)):
             allowed = (keys <= queries[..., None]).reshape(-1, 1, queries.shape[-1], len(keys))
         if mask is not None:
             real = mask[:, None, None, :].expand(-1, 1, queries.shape[-1], -1)
@@ -84,7 +86,7 @@ class Attention(nn.Module):
         self.b_K = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
         self.b_V = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
         self.b_O = nn.Parameter(torch.zeros(cfg.d_model))
-        self.attn_scale = cfg.attn_scale if cfg.use_attn_scale else 1.0
+        self.attn_scale = float(cfg.attn_scale) if cfg.use_attn_scale else 1.0
         for name in ("q_input", "k_input", "v_input", "q", "k", "v", "z", "result"):
             setattr(self, f"hook_{name}", HookPoint())
         self.hook_attn_in, self.hook_attn_scores, self.hook_pattern = HookPoint(), HookPoint(), HookPoint()
@@ -101,7 +103,7 @@ class Attention(nn.Module):
         init_normal(self.W_O, self.cfg, out_fan_in, generator)
         if self.cfg.init_mode == "identity":
             with torch.no_grad():
-                same = torch.eye(self.cfg.d_model)
+                same = torch.eye(self.cfg.d_model).to(self.W_Q)
                 for weight, size in ((self.W_Q, 0.5), (self.W_K, 0.5), (self.W_V, 1.0)):
                     weight += size * same
                 self.W_O.zero_()
@@ -184,7 +186,10 @@ class Attention(nn.Module):
             return scores / n_keys
         if self.cfg.attn_log_n:
             n_keys = torch.tensor(scores.shape[dim]) if allowed is None else allowed.sum(dim, keepdim=True)
-            sharper = n_keys.clamp_min(self.cfg.attn_log_n).log() / math.log(self.cfg.attn_log_n)
+            n_keys = n_keys.clamp_min(self.cfg.attn_log_n).to(
+                torch.promote_types(scores.dtype, torch.float32)
+            )
+            sharper = n_keys.log() / math.log(self.cfg.attn_log_n)
             scores = scores * sharper.to(scores)
         pattern = scores.softmax(dim)
         if allowed is None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mechinterp.autograd import is_readable
 from mechinterp.hooks import HookPoint
 from mechinterp.models.config import TransformerConfig
+from mechinterp.models.linear import widened
 
 
 class Codebook(nn.Module):
@@ -45,18 +46,19 @@ class Codebook(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.codes = nn.Parameter(torch.empty(cfg.codebook_size, cfg.d_model))
-        self.register_buffer("temperature", torch.tensor(float(cfg.codebook_temperature)))
+        temperature = torch.tensor(float(cfg.codebook_temperature), dtype=torch.float32)
+        self.register_buffer("temperature", temperature)
         self.hook_code_soft, self.hook_code = HookPoint(), HookPoint()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the codes anew, of length about 1."""
         with torch.no_grad():
-            drawn = torch.randn(self.codes.shape, generator=generator)
+            drawn = torch.randn(self.codes.shape, generator=generator, dtype=torch.float32)
             self.codes.copy_(drawn / self.cfg.d_model**0.5)
 
     def similarity(self, x: Float[Tensor, "*at d_model"]) -> Float[Tensor, "*at code"]:
-        """The cosine of each vector with each code."""
-        return F.normalize(x, dim=-1) @ F.normalize(self.codes, dim=-1).T
+        """The cosine of each vector with each code, 0 for a vector of zeros."""
+        return _unit(x) @ _unit(self.codes).T
 
     @property
     def noisy(self) -> bool:
@@ -74,7 +76,7 @@ class Codebook(nn.Module):
         seen = self.hook_code_soft(soft)
         # Far apart scores have a softmax of exactly 0; an edited softmax has no scores.
         chosen = (scores if seen is soft else seen).topk(self.cfg.codebook_top_k, dim=-1).indices
-        hard = torch.zeros_like(seen).scatter_(-1, chosen, 1.0)
+        hard = torch.zeros_like(seen).scatter(-1, chosen, 1.0)
         if self.training and self.cfg.codebook_soft:
             code = self.hook_code(seen)
         elif torch.is_grad_enabled() and seen.requires_grad:
@@ -90,7 +92,11 @@ class Codebook(nn.Module):
         self.entropy = torch.special.entr(soft).sum(-1).mean()
         self.commitment = (x - replaced.detach()).square().mean() + (x.detach() - replaced).square().mean()
         self.given = x.detach().flatten(0, -2)
-        self.used = chosen.flatten().bincount(minlength=len(self.codes))
+        if is_readable(chosen):
+            self.used = chosen.flatten().bincount(minlength=len(self.codes))
+        else:  # how long bincount's result is depends on values
+            codes = torch.arange(len(self.codes), device=chosen.device)
+            self.used = (chosen.flatten()[:, None] == codes).sum(0)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what the last run measured, which hangs on its graph and cannot be copied."""
@@ -109,3 +115,10 @@ class Codebook(nn.Module):
         """
         rows = torch.randint(len(like), (len(dead),), generator=torch.Generator().manual_seed(seed))
         self.codes[dead] = like[rows].to(self.codes)
+
+
+def _unit(x: Float[Tensor, "*at d_model"]) -> Float[Tensor, "*at d_model"]:
+    """Vectors of length 1 or 0; a sum of squares overflows, and a smallest length underflows, in half."""
+    wide = widened(x)
+    size = wide.norm(dim=-1, keepdim=True)
+    return (wide / size.where(size > 0, 1.0)).to(x.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -13,6 +14,28 @@ from mechinterp.tasks.base import tuples
 
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "solu", "square")
 Positions = Literal["standard", "sinusoidal", "rotary", "alibi", "none"]
+
+
+class DerivedInt(int):
+    """A number that follows from other fields, and follows them when a config is copied with changes."""
+
+
+class DerivedFloat(float):
+    """As ``DerivedInt``, of a real number."""
+
+
+DERIVED = {"n_heads": -1, "d_mlp": None, "d_vocab_out": -1, "attn_scale": -1.0, "rotary_dim": None}
+"""Fields that follow from others unless they are given, and the values that ask for it."""
+PLAIN = {
+    "int": (numbers.Integral, int),
+    "float": (numbers.Real, float),
+    "bool": (bool, bool),
+    "Optional[int]": (numbers.Integral, int),
+    "int | None": (numbers.Integral, int),
+}
+"""Types of fields by their annotations, and what their values are made."""
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(kw_only=True)
@@ -129,6 +152,11 @@ class TransformerConfig(TransformerLensConfig):
     """Seed of the initial weights."""
 
     def __post_init__(self) -> None:
+        for name, sentinel in DERIVED.items():
+            if isinstance(getattr(self, name), DerivedInt | DerivedFloat):
+                setattr(self, name, sentinel)
+        derived = [name for name, sentinel in DERIVED.items() if getattr(self, name) == sentinel]
+        self._check_types()
         if self.n_heads == -1:
             _need(
                 self.d_head > 0 and self.d_model % self.d_head == 0,
@@ -157,12 +185,82 @@ class TransformerConfig(TransformerLensConfig):
             "give d_vocab_out: the number of outputs a position",
         )
         self._check_choices()
+        self._check_numbers()
         self._check_positions()
         self._check_codebooks()
+        self._check_idle()
         if self.attn_scale == -1.0:
             self.attn_scale = math.sqrt(self.d_head)
+        for name in derived:
+            if (value := getattr(self, name)) is not None:
+                setattr(self, name, (DerivedFloat if name == "attn_scale" else DerivedInt)(value))
         self.final_rms = self.normalization_type in ("RMS", "RMSPre")
         self.uses_rms_norm = self.final_rms
+
+    def _check_types(self) -> None:
+        for each in fields(self):
+            kind = each.type if isinstance(each.type, str) else getattr(each.type, "__name__", str(each.type))
+            value = getattr(self, each.name)
+            if kind.removeprefix("typing.") not in PLAIN or (value is None and each.name in DERIVED):
+                continue
+            wanted, made = PLAIN[kind.removeprefix("typing.")]
+            if value is None and each.default is None:
+                continue
+            if not isinstance(value, wanted) or (isinstance(value, bool) and made is not bool):
+                raise TypeError(
+                    f"expected {each.name} of type {made.__name__}, got {value!r} of type "
+                    f"{type(value).__name__}; convert it"
+                )
+            setattr(self, each.name, made(value))  # numpy's numbers, and whole numbers for real ones
+
+    def _check_numbers(self) -> None:
+        _need(
+            self.dtype in DTYPES,
+            f"dtype one of {[str(dtype) for dtype in DTYPES]}, got {self.dtype}",
+            "choose one",
+        )
+        for name in ("eps", "rotary_base", "codebook_temperature", "attn_scale"):
+            value = getattr(self, name)
+            given = name != "attn_scale" or value != -1.0
+            _need(
+                not given or (math.isfinite(value) and value > 0),
+                f"a finite {name} > 0, got {value}",
+                "raise it, or leave it out",
+            )
+        for name in ("d_mlp", "d_input"):
+            value = getattr(self, name)
+            _need(value is None or value >= 1, f"{name} >= 1, got {value}", "raise it, or leave it out")
+        _need(0 <= self.seed <= LARGEST_SEED, f"seed of 0 to 2**63 - 1, got {self.seed}", "choose another")
+
+    def _check_idle(self) -> None:
+        """Refuse what would do nothing in this network."""
+        rotary = self.positional_embedding_type == "rotary"
+        acts_if = {
+            "eps": (self.normalization_type is not None, "normalization_type None"),
+            "rotary_dim": (rotary, f"positional_embedding_type {self.positional_embedding_type!r}"),
+            "rotary_base": (rotary, f"positional_embedding_type {self.positional_embedding_type!r}"),
+            "rotary_adjacent_pairs": (
+                rotary,
+                f"positional_embedding_type {self.positional_embedding_type!r}",
+            ),
+            "attn_scale": (self.use_attn_scale, "use_attn_scale=False"),
+            "use_hook_mlp_in": (not self.attn_only, "attn_only=True"),
+            "layer_norm_folding": (False, "any config: normalization_type 'LNPre' says it"),
+            "experts_per_token": (False, "a plain MLP"),
+        }
+        acts_if |= {
+            each.name: (self.codebook_size > 0, "codebook_size=0")
+            for each in fields(self)
+            if each.name.startswith("codebook_")
+        }
+        for each in fields(self):
+            acts, where = acts_if.get(each.name, (True, ""))
+            value = getattr(self, each.name)
+            _need(
+                acts or value == each.default,
+                f"{each.name}={each.default!r} with {where}, where it has no effect, got {value!r}",
+                "leave it out, or change the other",
+            )
 
     def _check_choices(self) -> None:
         choices = {
@@ -201,7 +299,7 @@ class TransformerConfig(TransformerLensConfig):
         if self.raw_tokens:
             _need(
                 self.d_input == self.d_model and self.d_vocab_out <= self.d_model,
-                f"d_input equal to d_model for raw tokens, and at most as many outputs, got "
+                f"d_input equal to d_model for raw_tokens, and at most as many outputs, got "
                 f"d_input={self.d_input}, d_model={self.d_model}, d_vocab_out={self.d_vocab_out}",
                 "change one of them, or train an embedding",
             )
@@ -269,15 +367,22 @@ class TransformerConfig(TransformerLensConfig):
         )
         allowed = ("attn",) if self.attn_only else ("attn", "mlp")
         _need(
-            bool(self.codebook_sites) and set(self.codebook_sites) <= set(allowed),
-            f"codebook_sites among {allowed}, at least one, got {self.codebook_sites}",
+            isinstance(self.codebook_sites, tuple)
+            and sorted(set(self.codebook_sites)) == sorted(self.codebook_sites)
+            and len(self.codebook_sites) > 0
+            and set(self.codebook_sites) <= set(allowed),
+            f"a tuple of codebook_sites among {allowed}, each once and at least one, got "
+            f"{self.codebook_sites!r}",
             "name some, or set codebook_size=0",
         )
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON values; ``from_json`` reads them back."""
         record = {f.name: getattr(self, f.name) for f in fields(self)}
-        return record | {"dtype": str(self.dtype).removeprefix("torch."), "device": None}
+        derived = [name for name in DERIVED if isinstance(record[name], DerivedInt | DerivedFloat)]
+        record |= {name: record[name].__class__.__base__(record[name]) for name in derived}
+        dtype = str(self.dtype).removeprefix("torch.")
+        return record | {"dtype": dtype, "device": None, "derived": derived}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> TransformerConfig:
@@ -286,10 +391,13 @@ class TransformerConfig(TransformerLensConfig):
         Raises:
             ValueError: a field that this version does not know.
         """
+        record = _with_derived(record)
+        derived = record.pop("derived")
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(record) - known)
         _need(not unknown, f"fields of TransformerConfig, got {unknown}", "the file is of another version")
         plain = {name: tuples(value) for name, value in record.items()}
+        plain |= {name: DERIVED[name] for name in derived if name in DERIVED}
         return cls(**plain | {"dtype": getattr(torch, record.get("dtype", "float32"))})
 
 
@@ -316,8 +424,8 @@ class EncoderDecoderConfig(TransformerConfig):
         _need(
             added and self.attention_dir == "causal",
             f"positions that are added to the stream and not drawn, and a causal decoder, got "
-            f"{self.positional_embedding_type} and {self.attention_dir}, "
-            f"randomised_positions={self.randomised_positions}",
+            f"positional_embedding_type={self.positional_embedding_type!r}, "
+            f"attention_dir={self.attention_dir!r}, randomised_positions={self.randomised_positions}",
             "take standard, sinusoidal or none",
         )
         _need(self.d_input is None, f"token ids, got d_input={self.d_input}", "leave it out")
@@ -353,6 +461,18 @@ def check_device(device: Any) -> None:
             f"expected a device that torch has here, got {str(device)!r} "
             f'({(str(error).splitlines() or [""])[0]}); use device="cpu"'
         ) from None
+
+
+def _with_derived(record: dict[str, Any]) -> dict[str, Any]:
+    """A record that says which fields follow from others; without that, a scale of sqrt(d_head) does."""
+    if "derived" in record:
+        return dict(record)
+    follows = not record.get("use_attn_scale", True) or record.get("attn_scale") == math.sqrt(
+        record.get("d_head", 0)
+    )
+    idle = [name for name in record if name.startswith("codebook_") and not record.get("codebook_size")]
+    rest = {name: value for name, value in record.items() if name not in idle}
+    return rest | {"derived": ["attn_scale"] if follows else []}
 
 
 def _need(condition: bool, expected_got: str, remedy: str) -> None:

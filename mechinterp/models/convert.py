@@ -6,6 +6,7 @@ and refusing what one of the two classes does not have.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
@@ -117,6 +118,12 @@ def from_transformer_lens(hooked_transformer: HookedRootModule) -> HookedTransfo
     _check_ours(theirs.cfg)
     shared = {name: getattr(theirs.cfg, name) for name in _SHARED}
     shared |= {name: float(shared[name]) for name in ("attn_scale", "rotary_base")}
+    if shared["attn_scale"] == math.sqrt(shared["d_head"]) or not shared["use_attn_scale"]:
+        shared["attn_scale"] = -1.0  # follows from d_head
+    if shared["normalization_type"] is None:
+        del shared["eps"]
+    if shared["positional_embedding_type"] != "rotary":
+        shared = {name: value for name, value in shared.items() if not name.startswith("rotary_")}
     cfg = TransformerConfig(
         **shared,
         device=str(theirs.W_E.device),

@@ -11,7 +11,7 @@ from torch import Tensor
 from mechinterp.devices import cpu_default
 from mechinterp.masks import check_mask
 from mechinterp.models.encoder_decoder import HookedEncoderDecoder
-from mechinterp.models.hooked import Hooked
+from mechinterp.models.hooked import Hooked, hook_tables
 from mechinterp.models.weights import WeightViews
 
 GIVEN = ("source_tokens", "source_mask", "encoded")
@@ -42,9 +42,9 @@ class Decoder(WeightViews, Hooked):
         source: Int[Tensor, "batch source"],
         attention_mask: Bool[Tensor, "batch source"] | Int[Tensor, "batch source"] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(whole.cfg)
         check_mask(attention_mask, source)
-        self.cfg, self.tokenizer = whole.cfg, None
+        self.cfg, self.tokenizer = whole.cfg, None  # its own: flags that are switched act in both
         for name, module in whole.named_children():
             if name != "encoder":
                 setattr(self, name, module)
@@ -55,7 +55,7 @@ class Decoder(WeightViews, Hooked):
         for name, given in zip(GIVEN, (filled, real, whole.encoder(filled, real))):
             self.register_buffer(name, given, persistent=False)
         self.setup()
-        self._parts = tuple(self.modules())
+        self.attached = hook_tables(self)
         self.training = whole.training
 
     @property

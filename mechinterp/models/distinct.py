@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from mechinterp.autograd import is_readable, may_overwrite, runs_eagerly
 from mechinterp.models.attention import Attention, View, project
 from mechinterp.models.positions import alibi_bias
 
@@ -197,7 +198,7 @@ class GatheredSum(torch.autograd.Function):
         """The gradients of the pattern and of the table."""
         pattern, table = ctx.saved_tensors
         distinct: Distinct = ctx.distinct
-        if torch.is_grad_enabled():  # a second derivative is wanted: plain operations have one
+        if not may_overwrite(grad):  # plain operations have a second derivative
             values = table[distinct.rows]
             by_pattern = torch.einsum("bqhe,bkhe->hqkb", grad, values)
             terms = torch.einsum("hqkb,bqhe->bkhe", pattern, grad).flatten(0, 1)
@@ -224,6 +225,11 @@ def _weighted_sums(
 ) -> Float[Tensor, "bag d"]:
     """Rows of a table summed with weights, a bag for each row of ``index`` or from start to start."""
     return F.embedding_bag(index, table, starts, mode="sum", per_sample_weights=weights)
+
+
+def finds_pairs(tokens: Int[Tensor, "batch key"]) -> bool:
+    """Whether pairs can be found here, and gathered: not while torch transforms or traces operations."""
+    return runs_eagerly() and is_readable(tokens)
 
 
 def _bytes_of(tensors: Tensor | tuple[Tensor | None, ...]) -> int:

@@ -32,8 +32,10 @@ class Embed(nn.Module):
         init_normal(self.W_E, self.cfg, fan_in, generator)
 
     def forward(self, inputs: Tensor) -> Float[Tensor, "*at d_model"]:
-        """Rows of ``W_E`` for ids ``[*at]``, a product for vectors ``[*at, d_input]``."""
-        return F.embedding(inputs, self.W_E) if self.cfg.d_input is None else inputs @ self.W_E
+        """Rows of ``W_E`` for ids ``[*at]``, a product for vectors ``[*at, d_input]`` of any precision."""
+        if self.cfg.d_input is None:
+            return F.embedding(inputs, self.W_E)
+        return inputs.to(self.W_E.dtype) @ self.W_E
 
 
 class Unembed(nn.Module):

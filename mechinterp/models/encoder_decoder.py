@@ -7,13 +7,14 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mechinterp.autograd import is_readable
 from mechinterp.devices import cpu_default
 from mechinterp.hooks import HookPoint, is_hooked
 from mechinterp.masks import check_mask, position_ids, real_tokens
 from mechinterp.models.attention import Attention, View
 from mechinterp.models.config import EncoderDecoderConfig, TransformerConfig
 from mechinterp.models.embedding import Embed, TiedUnembed, Unembed, enter
-from mechinterp.models.hooked import Hooked
+from mechinterp.models.hooked import Hooked, hook_tables, uncompiled_while_hooked
 from mechinterp.models.normalisation import normalisation
 from mechinterp.models.positions import PosEmbed
 from mechinterp.models.transformer import Block, Read, check_ids, positions, select
@@ -55,7 +56,9 @@ class DecoderBlock(Block):
         self.ln_cross, self.cross_attn = normalisation(cfg), Attention(cfg)
         for name in ("resid_mid", "cross_attn_out", "resid_mid_cross"):
             setattr(self, f"hook_{name}", HookPoint())
+        self.attached = hook_tables(self)
 
+    @uncompiled_while_hooked
     def forward(  # ty: ignore[invalid-method-override]
         self,
         resid_pre: Float[Tensor, "batch pos d_model"],
@@ -112,8 +115,8 @@ class HookedEncoderDecoder(WeightViews, Hooked):
     """``forward`` takes ``read``."""
 
     def __init__(self, cfg: EncoderDecoderConfig) -> None:
-        super().__init__()
-        self.cfg = cfg
+        super().__init__(cfg)
+        cfg = self.cfg
         self.tokenizer = None
         self.encoder = Encoder(cfg.encoder)
         self.embed, self.hook_embed = Embed(cfg), HookPoint()
@@ -125,6 +128,7 @@ class HookedEncoderDecoder(WeightViews, Hooked):
         self.unembed = TiedUnembed(cfg, self.embed) if cfg.tie_embeddings else Unembed(cfg)
         self.finish()
 
+    @uncompiled_while_hooked
     def forward(
         self,
         input: Int[Tensor, "batch packed"],
@@ -213,7 +217,7 @@ class HookedEncoderDecoder(WeightViews, Hooked):
     def _wanted(self, read: Read, inputs: Tensor, target: Tensor) -> Int[Tensor, "*batch read"] | None:
         everywhere = torch.arange(inputs.shape[1], device=inputs.device)
         at = positions(read, inputs, everywhere) - self.cfg.n_ctx_source
-        if at.numel() and int(at.min()) < 0:
+        if is_readable(at) and at.numel() and int(at.min()) < 0:
             raise ValueError(
                 f"expected positions of the target to read, {self.cfg.n_ctx_source} and more, got "
                 f"{int(at.min()) + self.cfg.n_ctx_source}; the source has no outputs"

@@ -288,6 +288,8 @@ def state_machine(task: StateMachine, codebooks: bool = True, **changes: Any) ->
     } | changes
     if not codebooks:
         fields["codebook_size"] = 0
+    if not fields["codebook_size"] and "codebook_temperature" not in changes:
+        del fields["codebook_temperature"]
     return HookedTransformer(TransformerConfig(**_shared(fields)))
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mechinterp.hooks import ActivationCache, HookedRootModule, is_hooked, turn
+from mechinterp.hooks import ActivationCache, HookedRootModule, turn
 from mechinterp.models.config import TransformerConfig
 
 
@@ -69,21 +71,73 @@ class CodebookCache(GuardedCache):
     stack_head_results = stack_neuron_results = get_full_resid_decomposition = _refuse
 
 
+def hook_tables(module: nn.Module) -> tuple[Any, ...]:
+    """The dictionaries in which torch keeps the hooks of a module and of all its parts.
+
+    ``torch.compile`` passes over hooks that are attached later, since it does not guard on these dictionaries
+    under their own names; it does on what is looked up in this tuple.
+    """
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return tuple(getattr(part, kind) for part in module.modules() for kind in kinds)
+
+
+def uncompiled_while_hooked(forward: Callable) -> Callable:
+    """Let a ``forward`` leave ``torch.compile`` while hooks are ``attached``, since it would freeze them."""
+
+    @wraps(forward)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() and any(len(table) for table in self.attached):
+            return _uncompiled(forward, self, *args, **kwargs)
+        return forward(self, *args, **kwargs)
+
+    return run
+
+
+@torch._disable_dynamo  # as torch.compiler.disable, which would import the compiler here
+def _uncompiled(forward: Callable, *args: Any, **kwargs: Any) -> Any:
+    return forward(*args, **kwargs)
+
+
 class Hooked(HookedRootModule):
     """A network with hook points; a subclass builds its modules and then calls ``finish``."""
 
     cfg: TransformerConfig
 
+    def __init__(self, cfg: TransformerConfig) -> None:
+        super().__init__()
+        self.cfg = copy.copy(cfg)  # TransformerLens's tools switch flags there, of this network alone
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``nn.Module._apply``, through which all conversions go; the config follows the weights."""
+        moved = super()._apply(*args, **kwargs)
+        self._follow()
+        return moved
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``nn.Module.load_state_dict``; with ``assign=True`` weights may come in another dtype."""
+        keys = super().load_state_dict(*args, **kwargs)
+        self._follow()
+        return keys
+
+    def _follow(self) -> None:
+        """Set dtype and device of the network's configs to those of its weights."""
+        weight = next(self.parameters())
+        for cfg in (getattr(module, "cfg", None) for module in self.modules()):
+            if isinstance(cfg, TransformerConfig):
+                cfg.dtype, cfg.device = weight.dtype, str(weight.device)
+
     def finish(self) -> None:
         """Draw the weights by ``cfg.seed``, settle which are trained, and name the hook points."""
         cfg = self.cfg
+        dtype, device = cfg.dtype, cfg.device
+        self.float()  # whatever torch's default dtype is, a seed draws the same weights
         self.reset_parameters(torch.Generator().manual_seed(cfg.seed))
         for name, parameter in self.named_parameters():
             if name.rsplit(".", 1)[-1].startswith("b_"):
                 parameter.requires_grad_(cfg.use_biases)
-        self.to(device=cfg.device, dtype=cfg.dtype)
+        self.to(device=device, dtype=dtype)
         self.setup()
-        self._parts = tuple(self.modules())
+        self.attached = hook_tables(self)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw all weights anew, in the order of the modules."""
@@ -117,4 +171,4 @@ class Hooked(HookedRootModule):
     @property
     def hooked(self) -> bool:
         """Whether a hook is attached anywhere."""
-        return is_hooked(self._parts)
+        return any(self.attached)

@@ -26,7 +26,12 @@ def init_normal(
     std = 0.02 if cfg.init_mode in ("gpt2", "identity") else 1 / math.sqrt(fan_in)
     with torch.no_grad():
         # Drawn on the CPU, so that a seed means the same weights on every device.
-        weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+        weight.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float32) * std)
+
+
+def widened(x: Tensor) -> Tensor:
+    """A tensor in float32 where it is in half precision, whose squares and sums overflow; else itself."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def affine(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mechinterp.autograd import may_overwrite, runs_eagerly
 from mechinterp.hooks import HookPoint, is_hooked
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.linear import affine, init_normal
@@ -58,7 +59,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*at d_model"]) -> Float[Tensor, "*at d_model"]:
         """What the sublayer adds to the residual stream."""
-        if self.cfg.act_fn == "relu" and not is_hooked((self.hook_pre, self.hook_post)):
+        if self.cfg.act_fn == "relu" and not is_hooked((self.hook_pre, self.hook_post)) and runs_eagerly():
             weights = (self.W_in, self.b_in, self.W_out, self.b_out)
             return ReluMLP.apply(x.reshape(-1, x.shape[-1]), *weights).view(x.shape)
         pre = self.hook_pre(affine(x, self.W_in, self.b_in))
@@ -88,7 +89,7 @@ class ReluMLP(torch.autograd.Function):
         x, W_in, b_in, W_out, post = ctx.saved_tensors
         needed = ctx.needs_input_grad
         hidden = grad @ W_out.mT
-        if torch.is_grad_enabled():  # for a second derivative, so nothing may be overwritten
+        if not may_overwrite(grad):
             post = torch.addmm(b_in, x, W_in).relu()
             hidden = hidden * (post > 0)
         else:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mechinterp.hooks import HookPoint
 from mechinterp.models.config import TransformerConfig
+from mechinterp.models.linear import widened
 
 
 class Normalisation(nn.Module):
@@ -17,6 +18,9 @@ class Normalisation(nn.Module):
     LN subtracts the mean (Ba et al. 2016), RMS does not (Zhang & Sennrich 2019). ``LNPre``
     and ``RMSPre`` are what is left once ``fold_ln`` has moved ``w`` and ``b`` into the weights
     that read the result.
+
+    Half precision is normalised in float32, as torch and TransformerLens do: hooks see float32, and the
+    result is in half precision again.
     """
 
     def __init__(self, cfg: TransformerConfig) -> None:
@@ -40,13 +44,14 @@ class Normalisation(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """Normalise along the last axis."""
+        dtype, x = x.dtype, widened(x)
         if self.kind.startswith("LN"):
             x = x - x.mean(-1, keepdim=True)
         size = self.hook_scale((x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
         x = self.hook_normalized(x / size)
         if hasattr(self, "w"):
             x = x * self.w
-        return x + self.b if hasattr(self, "b") else x
+        return (x + self.b if hasattr(self, "b") else x).to(dtype)
 
     def without_hooks(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """The same, up to rounding, by one operation of torch."""

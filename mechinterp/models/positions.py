@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mechinterp.autograd import is_readable
 from mechinterp.models.config import TransformerConfig
 from mechinterp.models.linear import init_normal
 
 
 def sinusoidal_table(n_ctx: int, d_model: int) -> Float[Tensor, "n_ctx d_model"]:
     """Sines in the even columns and cosines in the odd ones, wavelengths 2 pi to 20,000 pi."""
-    rates = torch.exp(torch.arange(0, d_model, 2) * (-math.log(10000.0) / d_model))
+    rates = torch.exp(torch.arange(0, d_model, 2, dtype=torch.float32) * (-math.log(10000.0) / d_model))
     angles = torch.arange(n_ctx)[:, None] * rates
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
 
@@ -63,7 +64,7 @@ class PosEmbed(nn.Module):
             lengths: how many real tokens each one's sequence has, where some are padded; broadcast.
         """
         if self.cfg.randomised_positions and positions.numel():
-            n_pos = int(positions.max()) + 1
+            n_pos = int(positions.max()) + 1 if is_readable(positions) else positions.shape[-1]
             if lengths is None:
                 return self.W_pos[self.drawn(n_pos).to(positions.device)[positions]]
             return self.W_pos[self.drawn_for_each(n_pos).to(positions.device)[lengths, positions]]
@@ -97,8 +98,8 @@ class Rotary(nn.Module):
     def __init__(self, cfg: TransformerConfig) -> None:
         super().__init__()
         assert cfg.rotary_dim is not None
-        self.dim, self.adjacent = cfg.rotary_dim, cfg.rotary_adjacent_pairs
-        rates = cfg.rotary_base ** (-torch.arange(self.dim // 2) / (self.dim / 2))
+        self.dim, self.adjacent = int(cfg.rotary_dim), cfg.rotary_adjacent_pairs
+        rates = cfg.rotary_base ** (-torch.arange(self.dim // 2, dtype=torch.float32) / (self.dim / 2))
         angles = torch.arange(cfg.n_ctx)[:, None] * rates
         repeat = angles.repeat_interleave(2, -1) if self.adjacent else angles.repeat(1, 2)
         self.register_buffer("cos", repeat.cos(), persistent=False)
@@ -123,6 +124,7 @@ def alibi_bias(
     n_heads: int, queries: Int[Tensor, "... query"], keys: Int[Tensor, "... key"]
 ) -> Float[Tensor, "... head query key"]:
     """What ALiBi adds to the scores: minus the distance times a slope for each head."""
-    slopes = 2.0 ** (-8 / n_heads * torch.arange(1, n_heads + 1, device=keys.device))
+    head = torch.arange(1, n_heads + 1, device=keys.device, dtype=torch.float32)
+    slopes = 2.0 ** (-8 / n_heads * head)
     distance = (queries[..., :, None] - keys[..., None, :]).abs()
     return -slopes[:, None, None] * distance.unsqueeze(-3)

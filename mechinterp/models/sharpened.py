@@ -20,6 +20,7 @@ def sharpened(model: HookedTransformer, n_keys: int) -> HookedTransformer:
     Raises:
         ValueError: fewer than two keys, or linear attention.
     """
-    made = HookedTransformer(replace(model.cfg, attn_log_n=n_keys)).to(model.W_E.device)
+    place = {"device": str(model.W_E.device), "dtype": model.W_E.dtype}
+    made = HookedTransformer(replace(model.cfg, attn_log_n=n_keys, **place))
     made.load_state_dict(model.state_dict())
     return made.train(model.training)

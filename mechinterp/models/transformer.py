@@ -11,15 +11,17 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mechinterp.autograd import is_readable
 from mechinterp.devices import cpu_default
 from mechinterp.hooks import HookPoint
 from mechinterp.masks import check_mask, next_real, position_ids, real_tokens
 from mechinterp.models.attention import Attention, View
 from mechinterp.models.codebook import Codebook
 from mechinterp.models.config import TransformerConfig
-from mechinterp.models.distinct import Distinct, distinct_pairs, gathered_heads
+from mechinterp.models.distinct import Distinct, distinct_pairs, finds_pairs, gathered_heads
 from mechinterp.models.embedding import Embed, TiedUnembed, Unembed, enter
-from mechinterp.models.hooked import Hooked
+from mechinterp.models.hooked import Hooked, hook_tables, uncompiled_while_hooked
+from mechinterp.models.linear import widened
 from mechinterp.models.mlp import MLP
 from mechinterp.models.normalisation import normalisation
 from mechinterp.models.positions import PosEmbed
@@ -49,7 +51,9 @@ class Block(nn.Module):
         if cfg.codebook_size:
             for sublayer in cfg.codebook_sites:
                 setattr(self, f"codebook_{sublayer}", Codebook(cfg))
+        self.attached = hook_tables(self)
 
+    @uncompiled_while_hooked
     def forward(
         self, resid_pre: Float[Tensor, "batch key d_model"], view: View
     ) -> Float[Tensor, "batch query d_model"]:
@@ -130,8 +134,8 @@ class HookedTransformer(WeightViews, Hooked):
     """``forward`` takes ``read``."""
 
     def __init__(self, cfg: TransformerConfig) -> None:
-        super().__init__()
-        self.cfg = cfg
+        super().__init__(cfg)
+        cfg = self.cfg
         self.tokenizer = None
         self.embed, self.hook_embed = Embed(cfg), HookPoint()
         if cfg.positional_embedding_type in ("standard", "sinusoidal"):
@@ -142,6 +146,7 @@ class HookedTransformer(WeightViews, Hooked):
         self.unembed = TiedUnembed(cfg, self.embed) if cfg.tie_embeddings else Unembed(cfg)
         self.finish()
 
+    @uncompiled_while_hooked
     def forward(
         self,
         input: Tensor,
@@ -192,9 +197,9 @@ class HookedTransformer(WeightViews, Hooked):
         full_view = View.of(everywhere, everywhere, causal, mask, standing)
         last_view = View.of(wanted, everywhere, causal, mask, standing) if narrow else full_view
 
-        resid = input if start_at_layer is not None else None
+        resid = input.to(self.embed.W_E.dtype) if start_at_layer is not None else None
         plain = self.cfg.d_input is None and not self.cfg.codebook_size and not self._drops()
-        if resid is None and not hooked and first < last and plain:
+        if resid is None and not hooked and first < last and plain and finds_pairs(input):
             view = last_view if last == 1 else full_view
             distinct = distinct_pairs(input, view.queries, standing, lengths)
             if distinct.pays:
@@ -269,12 +274,14 @@ class HookedTransformer(WeightViews, Hooked):
             place = next_real(mask)[:, :-1]
             real = mask[:, :-1] & (place < tokens.shape[1])
             following = tokens.long().gather(1, place.clamp(max=tokens.shape[1] - 1))
-        if not per_token and not (following.numel() if real is None else bool(real.any())):
+        readable = is_readable(following) and (real is None or is_readable(real))
+        if readable and not per_token and not (following.numel() if real is None else bool(real.any())):
             raise ValueError(
                 f"expected a real token with one behind it, for a loss, got inputs {tuple(tokens.shape)} "
                 "without; give longer sequences"
             )
-        losses = F.cross_entropy(logits[:, :-1].mT, following, reduction="none")
+        wide = widened(logits[:, :-1])  # losses of many tokens add up to more than float16 holds
+        losses = F.cross_entropy(wide.mT, following, reduction="none")
         if real is None:
             return losses if per_token else losses.mean()
         losses = losses.masked_fill(~real, 0.0)
@@ -317,7 +324,9 @@ def check_ids(inputs: Tensor, d_vocab: int) -> None:
             f"expected token ids, int64 [batch, pos], got {inputs.dtype} "
             f"{tuple(inputs.shape)}; convert them with .long(), or set d_input for vectors"
         )
-    if inputs.numel() and (int(inputs.min()) < 0 or int(inputs.max()) >= d_vocab):
+    if not inputs.numel() or not is_readable(inputs):
+        return
+    if int(inputs.min()) < 0 or int(inputs.max()) >= d_vocab:
         raise ValueError(
             f"expected token ids in [0, {d_vocab}), got {int(inputs.min())} to "
             f"{int(inputs.max())}; check the encoding, or raise d_vocab"
@@ -347,6 +356,8 @@ def positions(read: Read, inputs: Tensor, everywhere: Int[Tensor, " pos"]) -> In
             f"expected a list of positions for each of {len(inputs)} examples, got {len(at)}; "
             "give [batch, read], or one list [read] for all"
         )
+    if not is_readable(at):
+        return at.long() % n_pos
     if at.numel() and (int(at.min()) < -n_pos or int(at.max()) >= n_pos):
         raise ValueError(
             f"expected positions in [{-n_pos}, {n_pos}), got {int(at.min())} to {int(at.max())}; "

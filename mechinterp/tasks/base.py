@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from mechinterp.autograd import runs_eagerly
 from mechinterp.tasks.door import check_classes, check_shapes, outputs_at, takes, with_doors
 
 Split = Literal["train", "val", "test"]
@@ -302,7 +303,9 @@ def cross_entropy(
     and its gradient with it, which stops grokking or throws the weights about ("slingshots",
     Thilak et al. 2022; Prieto et al. 2025).
     """
-    return CrossEntropy.apply(logits, targets, dtype)
+    if runs_eagerly():
+        return CrossEntropy.apply(logits, targets, dtype)
+    return -logits.to(dtype).log_softmax(-1).gather(1, targets[:, None]).mean()
 
 
 class CrossEntropy(torch.autograd.Function):

@@ -16,10 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechinterp.analysis.probes.layout import Layout
-from mechinterp.analysis.probes.ridge import PENALTIES, fit_ridge
+from mechinterp.analysis.probes.ridge import PENALTIES, fit_cells
 from mechinterp.analysis.probes.scores import Score, r_squared
 from mechinterp.analysis.probes.simplex import project_to_simplex
 from mechinterp.analysis.probes.targets import Targets, beliefs, numbers, waves
+
+RISE = "rise at the end of the penalties"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,15 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Ridge(Probe):
-    """Linear regression on numbers, with a penalty chosen by leave-one-out for each target."""
+    """Linear regression on numbers, with a penalty chosen by leave-one-out for each target.
+
+    Penalties are in units of the activations' mean variance over features, in the training examples: one
+    scale for all, since a stream has no axes of its own. So neither the scale of activations or targets
+    matters, nor a constant added to them, nor a rotation.
+
+    Args:
+        penalties: to choose from.
+    """
 
     name: ClassVar[str] = "ridge_probe"
     shuffles: ClassVar[int] = 100
@@ -81,12 +91,15 @@ class Ridge(Probe):
         test_x: Float[Tensor, "#cell m d"],
         seed: int = 0,
     ) -> tuple[Float[Tensor, "cell draw m target component"], dict[str, Float[Tensor, "cell target"]]]:
-        """All draws from one decomposition; the note is ``penalty``, one for all components of a target."""
-        draws, _, targets, components = train_y.shape[1:]
+        """All draws from one decomposition; notes are one for all components of a target.
+
+        They are ``penalty``, and ``RISE``: by how much R² still rises there, if that is an end of the grid.
+        """
+        sizes = _, _, components = train_y.shape[1], *train_y.shape[3:]
         columns = train_y.movedim(1, 2).flatten(2).to(train_x.device)
-        predicted, penalty = fit_ridge(train_x, columns, test_x, self.penalties, together=components)
-        predicted = predicted.cpu().unflatten(-1, (draws, targets, components)).movedim(2, 1)
-        return predicted, {"penalty": penalty.cpu().unflatten(-1, (draws, targets, components))[:, 0, :, 0]}
+        found = fit_cells(train_x, columns, test_x, self.penalties, components, standardise=True)
+        predicted, penalty, rise = (each.cpu().unflatten(-1, sizes) for each in found)
+        return predicted.movedim(2, 1), {"penalty": penalty[:, 0, :, 0], RISE: rise[:, 0, :, 0]}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ class Part:
         pooled: whether all columns' tokens make up a single cell.
         together: the group of each sequence, where groups are dealt out whole.
         within: whether labels are dealt out within groups instead.
+        hooks: those that it is about; ``None``: all.
     """
 
     at: list[int]
@@ -37,6 +38,7 @@ class Part:
     pooled: bool = False
     together: Int[Tensor, " batch"] | None = None
     within: bool = False
+    hooks: frozenset[str] | None = None
 
     def take(self, x: Tensor, split: str) -> Tensor:
         """The tokens of ``x [batch, pos, ...]`` in a split, ``[cell, n, ...]``; one position serves all."""
@@ -196,8 +198,13 @@ def split_rows(
     test: float | Bool[Tensor, " batch"],
     seed: int,
     together: Int[Tensor, " batch"] | None = None,
+    repeats: Int[Tensor, " batch"] | None = None,
 ) -> dict[str, Int[Tensor, " row"]]:
     """Training and held-out rows: those given, or a share of the rows or groups, drawn by ``seed``.
+
+    Args:
+        repeats: groups that were found, not given: at least ``LEAST`` are put on either side, if there are
+            enough, and a split that is given stays as it is.
 
     Raises:
         ValueError: a share that is not between 0 and 1, marks of another length, or a group that is split.
@@ -208,6 +215,8 @@ def split_rows(
             f"{list(together.shape)}"
         )
     group = torch.arange(batch) if together is None else together.unique(return_inverse=True)[1]
+    if repeats is not None and not isinstance(test, Tensor):
+        group = repeats.unique(return_inverse=True)[1]
     if isinstance(test, Tensor):
         if test.shape != (batch,) or test.dtype != torch.bool:
             raise ValueError(
@@ -224,7 +233,10 @@ def split_rows(
     else:
         count = int(group.max()) + 1
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        held_out = torch.isin(group, order[: round(test * count)])
+        most = round(test * count)
+        if repeats is not None and count >= 2 * LEAST:
+            most = min(max(most, LEAST), count - LEAST)
+        held_out = torch.isin(group, order[:most])
     return {"train": (~held_out).nonzero().squeeze(-1), "test": held_out.nonzero().squeeze(-1)}
 
 

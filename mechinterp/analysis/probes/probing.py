@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,13 +15,21 @@ from torch import Tensor
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.probes.classifiers import MLP, Logistic, MLPRegression
 from mechinterp.analysis.probes.given import Cache, Given, gather
-from mechinterp.analysis.probes.kinds import Probe, Ridge, Simplex
+from mechinterp.analysis.probes.kinds import RISE, Probe, Ridge, Simplex
 from mechinterp.analysis.probes.layout import split_rows
 from mechinterp.analysis.probes.measure import Measured, measure
 from mechinterp.analysis.probes.scores import bootstrap
 from mechinterp.analysis.probes.targets import Variable
 from mechinterp.analysis.statistics import benjamini_hochberg
 from mechinterp.result import Result
+
+NOTICED = 0.01
+"""A rise of R² between the last two penalties of the grid that is told."""
+
+
+class PenaltyAtEnd(UserWarning):
+    """The best penalty of a grid is at its end, and the score still rises there."""
+
 
 KINDS: dict[str, Callable[[], Probe]] = {
     "ridge": Ridge,
@@ -71,7 +80,8 @@ def probe(
         together: the group of each sequence, where some are copies of one another, such as the residue:
             groups are held out whole, and so are their labels dealt out, since what is read off one
             copy says nothing new about the next. Else probes read any residue off random embeddings.
-            The interval is over groups, too.
+            The interval is over groups, too. ``None``: cell by cell, rows with the same activations;
+            ``torch.arange(batch)``: every row is one of its own.
         within: deal labels out within groups instead, whose members have different ones by design, as the
             two of a pair do.
         untrained: a second set of activations of the same inputs, such as the untrained network's.
@@ -95,7 +105,8 @@ def probe(
     """
     chosen = _kind(kind)
     given = gather(
-        activations, variable, chosen.encode, lambda n: split_rows(n, test, seed, together), mask=mask,
+        activations, variable, chosen.encode,
+        lambda n, alike: split_rows(n, test, seed, together, repeats=alike), mask=mask,
         positions=positions, pool=pool, untrained=untrained, inputs=inputs, types=types, together=together,
         within=within,
     )  # fmt: skip
@@ -105,12 +116,32 @@ def probe(
         permutations=permutations, types=given.types, seed=seed,
     )  # fmt: skip
     others = {
-        name: measure(chosen, x, given.targets.values, given.layout, seed=seed).score
-        for name, x in given.others.items()
+        name: measure(chosen, x, given.targets.values, layout, seed=seed).score
+        for name, (x, layout) in given.others.items()
     }
     settings = {"probe": str(chosen), "seed": seed, "shuffles": draws, "permutations": permutations}
     sizes = {f"n {split}": given.layout.sizes(split) for split in ("train", "test")}
-    return _as_result(chosen, given, found, others, gated(gate, {**(provenance or {}), **settings, **sizes}))
+    told = given.told() | _at_the_end(found)
+    return _as_result(
+        chosen, given, found, others, gated(gate, {**(provenance or {}), **settings, **sizes, **told})
+    )
+
+
+def _at_the_end(found: Measured) -> dict[str, str]:
+    """Say where R² rises still at an end of the penalties."""
+    rise = found.notes.get(RISE)
+    if rise is None or not bool((rise > NOTICED).any()):
+        return {}
+    said = (
+        f"at an end of the grid in {int((rise > NOTICED).sum())} of {rise.numel()} fits, where R² rises by "
+        f"up to {float(rise.nan_to_num(0.0).max()):.2g}"
+    )
+    warnings.warn(
+        f"expected the best penalty within the grid, got it {said}; give more of them: Ridge(penalties=...)",
+        PenaltyAtEnd,
+        stacklevel=3,
+    )
+    return {"penalty": said}
 
 
 def _kind(kind: str | Probe) -> Probe:
@@ -151,7 +182,7 @@ def _as_result(
 
 def _beside(found: Measured, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Everything that stands beside the scores, by name."""
-    extra = dict(found.notes)
+    extra = {name: x for name, x in found.notes.items() if name != RISE}
     if not found.p_value.isnan().all():
         adjusted = torch.from_numpy(np.asarray(benjamini_hochberg(found.p_value.numpy())))
         extra |= {"p_value": found.p_value, "p_adjusted": adjusted}

@@ -145,7 +145,7 @@ def _hold_out(
     if not part.pooled:
         together = torch.full((len(part.real),), int(ids.max()) + 1)
         together[part.real[:, 0]] = ids
-        kept = replace(part, rows=rows(len(part.real), together), together=together, within=False)
+        kept = replace(part, rows=rows(len(part.real), together), together=together, within=False, found=True)
     real = _new_ones(kept, ids)
     if not bool((real == part.real).all()):  # pooled, or split as given
         if not attached:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from mechinterp.analysis.probes.controls import raw_features, type_numbers
 from mechinterp.analysis.probes.layout import Layout, check_finite, lay_out, read_activations
 from mechinterp.analysis.probes.targets import Targets, Variable, check_targets
 from mechinterp.analysis.repeats import RepeatedRows
+from mechinterp.analysis.warn import warn
 from mechinterp.hooks import ActivationCache
 
 Cache = ActivationCache | Mapping[str, Tensor] | Tensor
@@ -55,12 +55,11 @@ class Given:
         if self.repeats is None or not self.repeats.said:
             return {}
         if mixed := self.repeats.mixed:
-            warnings.warn(
+            warn(
                 f"expected inputs that can be held out whole, since the variable is attached to them, got "
                 f"{mixed[0]}{f', and {len(mixed) - 1} such cells more' if mixed[1:] else ''}; a score there "
                 "says that inputs are remembered, not that the variable can be read",
                 RepeatedRows,
-                stacklevel=4,
             )
         return {"repeats": "; ".join(self.repeats.said)}
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp.analysis.probes.layout import Layout
@@ -35,6 +35,9 @@ class Probe:
     score: ClassVar[Score] = staticmethod(r_squared)
     shuffles: ClassVar[int] = 1
     """How many draws of shuffled labels the control takes unless it is told: as many as are cheap."""
+
+    leaves_out: ClassVar[bool] = False
+    """Whether ``predict`` takes ``alike``, the input of each training row, to leave out all rows of one."""
 
     def encode(self, variable: Any, layout: Layout) -> Targets:
         """The variable as target vectors.
@@ -77,6 +80,7 @@ class Ridge(Probe):
 
     name: ClassVar[str] = "ridge_probe"
     shuffles: ClassVar[int] = 100
+    leaves_out: ClassVar[bool] = True
 
     penalties: Sequence[float | int] = PENALTIES
 
@@ -90,6 +94,7 @@ class Ridge(Probe):
         train_y: Float[Tensor, "#cell draw n target component"],
         test_x: Float[Tensor, "#cell m d"],
         seed: int = 0,
+        alike: Int[Tensor, " n"] | None = None,
     ) -> tuple[Float[Tensor, "cell draw m target component"], dict[str, Float[Tensor, "cell target"]]]:
         """All draws from one decomposition; notes are one for all components of a target.
 
@@ -97,7 +102,7 @@ class Ridge(Probe):
         """
         sizes = _, _, components = train_y.shape[1], *train_y.shape[3:]
         columns = train_y.movedim(1, 2).flatten(2).to(train_x.device)
-        found = fit_cells(train_x, columns, test_x, self.penalties, components, standardise=True)
+        found = fit_cells(train_x, columns, test_x, self.penalties, components, True, alike)
         predicted, penalty, rise = (each.cpu().unflatten(-1, sizes) for each in found)
         return predicted.movedim(2, 1), {"penalty": penalty[:, 0, :, 0], RISE: rise[:, 0, :, 0]}
 
@@ -188,7 +193,8 @@ class Simplex(Ridge):
         train_y: Float[Tensor, "#cell draw n target component"],
         test_x: Float[Tensor, "#cell m d"],
         seed: int = 0,
+        alike: Int[Tensor, " n"] | None = None,
     ) -> tuple[Float[Tensor, "cell draw m target component"], dict[str, Float[Tensor, "cell target"]]]:
         """As ridge regression, projected."""
-        predicted, notes = Ridge.predict(self, train_x, train_y, test_x, seed)
+        predicted, notes = Ridge.predict(self, train_x, train_y, test_x, seed, alike)
         return project_to_simplex(predicted), notes

@@ -29,6 +29,7 @@ class Part:
         together: the group of each sequence, where groups are dealt out whole.
         within: whether labels are dealt out within groups instead.
         hooks: those that it is about; ``None``: all.
+        found: whether groups are rows found equal, not given.
     """
 
     at: list[int]
@@ -39,6 +40,7 @@ class Part:
     together: Int[Tensor, " batch"] | None = None
     within: bool = False
     hooks: frozenset[str] | None = None
+    found: bool = False
 
     def take(self, x: Tensor, split: str) -> Tensor:
         """The tokens of ``x [batch, pos, ...]`` in a split, ``[cell, n, ...]``; one position serves all."""

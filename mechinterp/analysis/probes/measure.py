@@ -95,8 +95,9 @@ def _predict(
     at_once = max(1, _MOST // labels[0].numel())
     given = [x if len(x) == 1 else x.split(at_once) for x in (old, labels, new)]
     runs = -(-cells // at_once)
+    more = {"alike": part.units("train").unique(return_inverse=True)[1]} if part.found else {}
     each = [
-        probe.predict(*some, seed)
+        probe.predict(*some, seed, **(more if probe.leaves_out else {}))
         for some in zip(*([x] * runs if isinstance(x, Tensor) else x for x in given))
     ]
     found, notes = zip(*each)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from mechinterp.analysis.probes.measure import Measured, measure
 from mechinterp.analysis.probes.scores import bootstrap
 from mechinterp.analysis.probes.targets import Variable
 from mechinterp.analysis.statistics import benjamini_hochberg
+from mechinterp.analysis.warn import warn
 from mechinterp.result import Result
 
 NOTICED = 0.01
@@ -136,10 +136,9 @@ def _at_the_end(found: Measured) -> dict[str, str]:
         f"at an end of the grid in {int((rise > NOTICED).sum())} of {rise.numel()} fits, where R² rises by "
         f"up to {float(rise.nan_to_num(0.0).max()):.2g}"
     )
-    warnings.warn(
+    warn(
         f"expected the best penalty within the grid, got it {said}; give more of them: Ridge(penalties=...)",
         PenaltyAtEnd,
-        stacklevel=3,
     )
     return {"penalty": said}
 

@@ -60,8 +60,13 @@ def fit_cells(
     penalties: Sequence[float | int],
     together: int,
     standardise: bool,
+    alike: Int[Tensor, " n"] | None = None,
 ) -> tuple[Float[Tensor, "cell m column"], Float[Tensor, "cell column"], Float[Tensor, "cell column"]]:
-    """What ``fit_ridge`` returns, and by how much R² still rises at the end of the grid; 0 inside of it."""
+    """What ``fit_ridge`` returns, and by how much R² still rises at the end of the grid; 0 inside of it.
+
+    Args:
+        alike: the input of each training row: all rows of one, which must be equal, are left out together.
+    """
     if not penalties or not all(0 < alpha < float("inf") for alpha in penalties):
         raise ValueError(
             f"expected positive penalties, got {list(penalties)}; without one a fit may not be unique"
@@ -72,13 +77,14 @@ def fit_cells(
         )
     alphas = torch.tensor(sorted(penalties), dtype=torch.float64, device=train_x.device)
 
-    return _side_by_side(partial(_fit, alphas, together, standardise), train_x, train_y, test_x)
+    return _side_by_side(partial(_fit, alphas, together, standardise, alike), train_x, train_y, test_x)
 
 
 def _fit(
     alphas: Float[Tensor, " alpha"],
     together: int,
     standardise: bool,
+    alike: Int[Tensor, " n"] | None,
     x: Float[Tensor, "*#cell n d"],
     y: Float[Tensor, "*#cell n column"],
     new: Float[Tensor, "*#cell m d"],
@@ -104,7 +110,7 @@ def _fit(
     at_once = _MOST // (len(alphas) * y[..., 0].numel())
     run = max(1, at_once // together) * together
     each = [
-        _left_out_error(scores, shrunk, *some).unflatten(-2, (-1, together)).sum(-2)
+        _left_out_error(scores, shrunk, *some, alike).unflatten(-2, (-1, together)).sum(-2)
         for some in zip(y.split(run, -1), near.split(run, -1))
     ]
     errors = torch.cat(each, -2)
@@ -171,14 +177,20 @@ def _left_out_error(
     shrunk: Float[Tensor, "*#cell rank alpha"],
     y: Float[Tensor, "*#cell n column"],
     onto: Float[Tensor, "*#cell rank column"],
+    alike: Int[Tensor, " n"] | None = None,
 ) -> Float[Tensor, "*cell column alpha"]:
-    """Summed squares of what is missed of each example by the fit to all the others."""
+    """Summed squares of what is missed of each example by the fit to all the others, or all unlike it."""
     shrunk = shrunk.to(scores)
     fits = onto.to(scores)[..., None] * shrunk[..., None, :]
     left = y.to(scores)[..., None] - (scores @ fits.flatten(-2)).unflatten(-1, fits.shape[-2:])
     # A prediction follows its own target by the diagonal of the hat matrix; 1 / n of it is the intercept.
     own = scores**2 @ shrunk + 1 / scores.shape[-2]
-    return (left / (1 - own)[..., None, :]).square().sum(-3)
+    if alike is None:
+        return (left / (1 - own)[..., None, :]).square().sum(-3)
+    # Of m equal rows left out together, I - H is 1 - own on the diagonal and -own off it.
+    times = alike.bincount().to(own)[alike][:, None]
+    whole = torch.zeros_like(left).index_add(-3, alike, left)[..., alike, :, :]
+    return (left + (own / (1 - times * own))[..., None, :] * whole).square().sum(-3)
 
 
 def _side_by_side(fit: Callable, *each: Tensor) -> tuple[Tensor, ...]:

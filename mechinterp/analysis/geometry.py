@@ -15,6 +15,7 @@ from mechinterp.analysis.fourier import fourier_basis, frequency_power
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.jackknife import jackknife_interval
 from mechinterp.analysis.statistics import null_interval
+from mechinterp.analysis.tensors import tensor_of
 from mechinterp.result import Result
 
 
@@ -29,8 +30,16 @@ def pca(
     Raises:
         ValueError: k larger than the smaller side of ``x``.
     """
+    x = tensor_of(x, "vectors")
+    if x.ndim != 2 or not x.is_floating_point() or not bool(x.isfinite().all()):
+        raise ValueError(
+            f"expected finite floating-point vectors [n, d], got {x.dtype} {list(x.shape)}, or NaN or "
+            "infinity in them; put examples in rows"
+        )
     if not 1 <= k <= min(x.shape):
         raise ValueError(f"expected 1 <= k <= {min(x.shape)} components of {tuple(x.shape)}, got {k}")
+    if bool((x == x[:1]).all()):
+        raise ValueError("expected vectors that differ, got the same for every row; it has no axes")
     centred = x.double() - x.double().mean(0)
     u, size, axes = torch.linalg.svd(centred, full_matrices=False)
     share = size**2 / (size**2).sum()
@@ -89,7 +98,8 @@ def participation_ratio(variances: Float[Tensor, "*at k"]) -> Float[Tensor, "*at
             "expected variances >= 0, not all zero, for a participation ratio; give squared singular values "
             "of vectors that differ"
         )
-    return variances.sum(-1) ** 2 / (variances**2).sum(-1)
+    relative = variances / variances.amax(-1, keepdim=True)  # squares of small numbers vanish
+    return relative.sum(-1) ** 2 / (relative**2).sum(-1)
 
 
 def spectrum(
@@ -121,6 +131,11 @@ def spectrum(
     Raises:
         ValueError: fewer than 3 vectors, vectors that are all alike, or not finite.
     """
+    x = tensor_of(x, "vectors")
+    if x.ndim != 2 or not x.is_floating_point() or not x.shape[-1]:
+        raise ValueError(
+            f"expected floating-point vectors [n, d], got {x.dtype} {list(x.shape)}; put examples in rows"
+        )
     if len(x) < 3 or draws < 1 or not bool(x.isfinite().all()):
         raise ValueError(
             f"expected at least 3 finite vectors and 1 draw, got {len(x)} vectors and {draws} draws; "

@@ -64,6 +64,8 @@ def fit_cells(
 ) -> tuple[Float[Tensor, "cell m column"], Float[Tensor, "cell column"], Float[Tensor, "cell column"]]:
     """What ``fit_ridge`` returns, and by how much R² still rises at the end of the grid; 0 inside of it.
 
+    The last is looked at for standardised activations alone.
+
     Args:
         alike: the input of each training row: all rows of one, which must be equal, are left out together.
     """
@@ -95,36 +97,37 @@ def _fit(
     centre, middle = x.mean(-2, keepdim=True), y.double().mean(-2, keepdim=True)
     x, y = x - centre, y - middle
     scores, size, axes, onto = _decompose(x, y)
-    variance = size.sum(-1, keepdim=True) / (x.shape[-2] * x.shape[-1])
-    grid = alphas.expand(*size.shape[:-1], -1)
+    grid, near, total = alphas, onto, None
     if standardise:
+        variance = size.sum(-1, keepdim=True) / (x.shape[-2] * x.shape[-1])
         still = variance <= (rounding * centre.double()).square().mean(-1)
         onto = onto.masked_fill(still[..., None], 0.0)  # rounding of a constant, which says nothing
-        grid = grid * torch.where(still, 1.0, variance)
-    # Squares of single precision overflow or vanish far from 1; powers of 2 scale without rounding.
-    unit_x, unit_y = _power_of_two(variance), _power_of_two(_runs(y, together) / x.shape[-2] / together)
-    unit_y = unit_y.repeat_interleave(together, -1)[..., None, :]
-    scores, y = scores / unit_x[..., None].to(scores), y / unit_y
-    shrunk = unit_x[..., None] ** 2 / (size[..., None] + grid[..., None, :])
-    near = onto / (unit_x[..., None] * unit_y)
+        grid = alphas * torch.where(still, 1.0, variance)
+        # Squares of single precision overflow or vanish far from 1; powers of 2 scale without rounding.
+        total = y.square().sum(-2).unflatten(-1, (-1, together)).sum(-1)
+        unit_x, unit_y = _power_of_two(variance), _power_of_two(total / x.shape[-2] / together)
+        unit_y = unit_y.repeat_interleave(together, -1)[..., None, :]
+        scores, y = scores.mul_(1 / unit_x[..., None].to(scores)), y / unit_y
+        total = total / unit_y[..., 0, ::together] ** 2
+        size, grid = size / unit_x**2, grid / unit_x**2
+        onto, near = onto / unit_x[..., None], onto / (unit_x[..., None] * unit_y)
+        axes = axes / unit_x[..., None]
+    shrunk = 1 / (size[..., None] + grid[..., None, :])
     at_once = _MOST // (len(alphas) * y[..., 0].numel())
     run = max(1, at_once // together) * together
     each = [
         _left_out_error(scores, shrunk, *some, alike).unflatten(-2, (-1, together)).sum(-2)
         for some in zip(y.split(run, -1), near.split(run, -1))
     ]
-    errors = torch.cat(each, -2)
+    errors = torch.cat(each, -2) if len(each) > 1 else each[0]
     best = errors.argmin(-1)
-    penalty = grid[..., None, :].expand(errors.shape).gather(-1, best[..., None]).squeeze(-1)
-    weights = axes @ (onto / (size[..., None] + penalty.repeat_interleave(together, -1)[..., None, :]))
-    rise = _rise_at_end(errors / _runs(y, together)[..., None], best)
+    penalty = grid.expand(*best.shape[:-1], -1).gather(-1, best).repeat_interleave(together, -1)
+    weights = axes @ (onto / (size[..., None] + penalty[..., None, :]))
+    rise = torch.zeros_like(penalty)
+    if total is not None:
+        rise = _rise_at_end(errors / total[..., None], best).repeat_interleave(together, -1)
     found = new.double() @ weights + (middle - centre.double() @ weights)
-    return found, alphas[best].repeat_interleave(together, -1), rise.repeat_interleave(together, -1)
-
-
-def _runs(y: Float[Tensor, "*cell n column"], together: int) -> Float[Tensor, "*cell run"]:
-    """The sum of squares of each run of columns that share a penalty."""
-    return y.square().sum(-2).unflatten(-1, (-1, together)).sum(-1)
+    return found, alphas[best].repeat_interleave(together, -1), rise
 
 
 def _power_of_two(square: Float[Tensor, "*at"]) -> Float[Tensor, "*at"]:

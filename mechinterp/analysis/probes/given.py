@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from mechinterp.analysis.probes.controls import raw_features, type_numbers
 from mechinterp.analysis.probes.layout import Layout, check_finite, lay_out, read_activations
 from mechinterp.analysis.probes.targets import Targets, Variable, check_targets
 from mechinterp.analysis.repeats import RepeatedRows
+from mechinterp.analysis.tensors import tensor_of
 from mechinterp.analysis.warn import warn
 from mechinterp.hooks import ActivationCache
 
@@ -104,6 +106,11 @@ def gather(
         ValueError: whatever is wrong with any of it.
     """
     read = read_activations(activations)
+    variable = (
+        {name: tensor_of(x, f"the variable {name}") for name, x in variable.items()}
+        if (isinstance(variable, Mapping))
+        else tensor_of(variable, "the variable")
+    )
     batch, length = next(iter(read.values())).shape[:2]
     layout = lay_out(
         batch, length, rows(batch, None), mask=mask, positions=positions, pool=pool, together=together,
@@ -117,7 +124,7 @@ def gather(
     if together is None:
         apart = keep_apart(layout, read, targets.values, rows)
         check_targets(targets, apart.layout)
-    others = {}
+    others: dict[str, tuple[Mapping[str, Tensor], Layout]] = {}
     if untrained is not None:
         others["untrained"] = _second_set(untrained, read, layout), apart.layout
     if inputs is not None:
@@ -130,6 +137,11 @@ def gather(
         activations=read, layout=apart.layout, targets=targets, others=others, repeats=apart,
         types=type_numbers(types, inputs, batch, length),
     )  # fmt: skip
+
+
+def tensors_of(**given: Any) -> dict[str, Tensor | None]:
+    """Optional arguments as tensors, by name; ``None`` stays."""
+    return {name: None if x is None else tensor_of(x, name) for name, x in given.items()}
 
 
 def _second_set(given: Cache, read: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:

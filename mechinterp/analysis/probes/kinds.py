@@ -7,7 +7,7 @@ controls and statistics are the same for all probes. A new probe is a subclass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -142,6 +142,10 @@ class Fourier(Ridge):
 
     def encode(self, variable: Any, layout: Layout) -> Targets:
         """Cosines and sines of an integer variable."""
+        if isinstance(variable, Mapping):
+            raise ValueError(
+                "expected one variable to take waves of, got a mapping; probe one after the other"
+            )
         if variable.is_floating_point():
             raise ValueError(
                 f"expected integers mod {self.p}, got {variable.dtype}; Periods takes real numbers"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mechinterp.analysis.tensors import tensor_of
 from mechinterp.hooks import ActivationCache
 
 LEAST = 5  # examples of each split; with fewer, no score means anything
@@ -150,7 +152,12 @@ def lay_out(
     Raises:
         ValueError: no such position, a mask of another shape, or too few real tokens.
     """
-    chosen = list(range(length)) if positions is None else [_position(at, length) for at in positions]
+    if isinstance(positions, (int, str)):
+        raise ValueError(
+            f"expected positions as a list of whole numbers, got {positions!r}; of one give [it]"
+        )
+    every = range(length) if positions is None else torch.as_tensor(positions).tolist()
+    chosen = [_position(at, length) for at in every]
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"expected at least one position, each once, got {positions}; leave it out for all")
     if mask is not None and (mask.shape != (batch, length) or mask.dtype != torch.bool):
@@ -230,7 +237,7 @@ def split_rows(
             raise ValueError(
                 f"expected every group of together on one side of test, got {len(both.unique())} on both"
             )
-    elif not 0 < test < 1:
+    elif isinstance(test, bool) or not isinstance(test, (int, float)) or not 0 < test < 1:
         raise ValueError(f"expected a share of held-out examples between 0 and 1, got {test}; 0.25 is usual")
     else:
         count = int(group.max()) + 1
@@ -243,20 +250,22 @@ def split_rows(
 
 
 def read_activations(activations: ActivationCache | Mapping[str, Tensor] | Tensor) -> dict[str, Tensor]:
-    """Activations by hook name, each ``[batch, pos, d]`` in single or double precision.
+    """Activations by hook name, each ``[batch, pos, d]``; half precision as single, in which it is exact.
 
     A tensor alone is called ``"activations"``; ``[batch, d]`` counts as a single position.
 
     Raises:
+        TypeError: neither tensors nor arrays.
         ValueError: none, not floating-point, of another number of axes, or of lengths that differ.
     """
-    given = {"activations": activations} if isinstance(activations, Tensor) else dict(activations.items())
+    given = dict(activations.items()) if hasattr(activations, "items") else {"activations": activations}
     if not given:
         raise ValueError("expected activations of at least one hook point, got none; see run_with_cache")
-    read = {name: (x[:, None] if x.ndim == 2 else x).detach() for name, x in given.items()}
+    given = {str(name): tensor_of(x, f"activations of {name}") for name, x in given.items()}
+    read = {name: x[:, None] if x.ndim == 2 else x for name, x in given.items()}
     first = next(iter(read.values()))
     for name, x in read.items():
-        if x.ndim != 3 or not x.is_floating_point():
+        if x.ndim != 3 or not x.is_floating_point() or not x.shape[-1]:
             raise ValueError(
                 f"expected floating-point activations [batch, pos, d] of {name}, got {x.dtype} "
                 f"{list(given[name].shape)}; keep such hooks only (names=), flatten heads, convert ids"
@@ -287,6 +296,8 @@ def check_finite(name: str, x: Tensor, parts: Sequence[Part]) -> None:
 
 
 def _position(at: int, length: int) -> int:
+    if isinstance(at, bool) or not isinstance(at, (int, np.integer)):
+        raise ValueError(f"expected positions as whole numbers, got {at!r}; of one give [it]")
     if not -length <= at < length:
         raise ValueError(f"expected positions within [-{length}, {length}), got {at}")
-    return at % length
+    return int(at) % length

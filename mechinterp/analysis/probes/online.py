@@ -19,11 +19,12 @@ from torch import Tensor
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.probes.classifiers import Logistic
 from mechinterp.analysis.probes.controls import draw_labels
-from mechinterp.analysis.probes.given import Cache, Given, gather
+from mechinterp.analysis.probes.given import Cache, Given, gather, tensors_of
 from mechinterp.analysis.probes.layout import Layout
 from mechinterp.analysis.probes.scale import one_scale
 from mechinterp.analysis.probes.scores import bootstrap
 from mechinterp.analysis.probes.targets import Variable, classes
+from mechinterp.analysis.tensors import tensor_of
 from mechinterp.result import Result
 
 ENDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -53,6 +54,20 @@ def code_length(
         together: the group of each row, where rows of one input follow one another: no block ends within a
             group, since of its other rows the label is known.
     """
+    x, labels = tensor_of(x, "activations"), tensor_of(labels, "labels").cpu()
+    fits = x.ndim == 2 and labels.ndim == 1 and len(x) == len(labels) > 0 and not labels.is_floating_point()
+    if not fits or not x.is_floating_point() or not 0 <= int(labels.min()) <= int(labels.max()) < kinds:
+        raise ValueError(
+            f"expected activations [n, d] and as many classes from 0 to {kinds - 1}, got {x.dtype} "
+            f"{list(x.shape)} and {labels.dtype} {list(labels.shape)}; number the classes"
+        )
+    x, labels = x if x.dtype == torch.float64 else x.float(), labels.long()
+    if not bool(x.isfinite().all()):
+        raise ValueError("expected finite activations, got NaN or infinity; leave those rows out")
+    if not penalties or not all(0 < C < math.inf for C in penalties) or not all(0 < end <= 1 for end in ends):
+        raise ValueError(
+            f"expected penalties C > 0 and ends of blocks in (0, 1], got {list(penalties)} and {list(ends)}"
+        )
     n = len(labels)
     stops = sorted({max(1, math.ceil(end * n)) for end in ends} | {n})
     if together is not None:
@@ -112,6 +127,9 @@ def online_code(
     Raises:
         ValueError: as ``probe``, or a variable that is not of integers.
     """
+    if not isinstance(shuffles, int) or shuffles < 0:
+        raise ValueError(f"expected shuffles as a whole number from 0, got {shuffles!r}; 0 leaves them out")
+    mask, inputs, types = tensors_of(mask=mask, inputs=inputs, types=types).values()
     given = gather(
         activations,
         variable,

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.probes.classifiers import MLP, Logistic, MLPRegression
-from mechinterp.analysis.probes.given import Cache, Given, gather
+from mechinterp.analysis.probes.given import Cache, Given, gather, tensors_of
 from mechinterp.analysis.probes.kinds import RISE, Probe, Ridge, Simplex
 from mechinterp.analysis.probes.layout import split_rows
 from mechinterp.analysis.probes.measure import Measured, measure
 from mechinterp.analysis.probes.scores import bootstrap
 from mechinterp.analysis.probes.targets import Variable
 from mechinterp.analysis.statistics import benjamini_hochberg
+from mechinterp.analysis.tensors import tensor_of
 from mechinterp.analysis.warn import warn
 from mechinterp.result import Result
 
@@ -104,6 +105,12 @@ def probe(
             not floating-point, or lengths that differ.
     """
     chosen = _kind(kind)
+    for what, count in {"shuffles": shuffles, "permutations": permutations}.items():
+        if count is not None and (not isinstance(count, (int, np.integer)) or count < 0):
+            raise ValueError(f"expected {what} as a whole number from 0, got {count!r}; 0 leaves them out")
+    read = tensors_of(mask=mask, together=together, inputs=inputs, types=types)
+    mask, together, inputs, types = read.values()
+    test = test if isinstance(test, (int, float, str)) else tensor_of(test, "test")
     given = gather(
         activations, variable, chosen.encode,
         lambda n, alike: split_rows(n, test, seed, together, repeats=alike), mask=mask,
@@ -146,7 +153,7 @@ def _at_the_end(found: Measured) -> dict[str, str]:
 def _kind(kind: str | Probe) -> Probe:
     if isinstance(kind, Probe):
         return kind
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(
             f"expected a kind of {sorted(KINDS)}, or a probe such as Fourier(p=113), got {kind!r}; Fourier "
             "and Periods need settings, and online_code is a function of its own"

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from mechinterp.analysis.tensors import tensor_of
+
 _ULPS = {torch.float16: 1, torch.bfloat16: 1}
 _MANY_ULPS = 8
 """How many units in the last place an input differs from itself elsewhere in a batch: products of matrices
@@ -32,8 +34,10 @@ def repeated_rows(*given: Tensor) -> Int[Tensor, " _"]:
             they are in every one.
 
     Raises:
-        ValueError: no tensor, a scalar, or tensors of different lengths.
+        TypeError: neither tensors nor arrays.
+        ValueError: none, a scalar, or tensors of different lengths.
     """
+    given = tuple(tensor_of(x, "rows") for x in given)
     if not given or any(x.ndim == 0 for x in given) or len({len(x) for x in given}) > 1:
         raise ValueError(
             f"expected tensors of the same rows, batch first, got shapes {[list(x.shape) for x in given]}; "
@@ -42,7 +46,7 @@ def repeated_rows(*given: Tensor) -> Int[Tensor, " _"]:
     rows = len(given[0])
     ids = torch.zeros(rows, dtype=torch.long)
     for x in given:
-        ids = _refine(ids, _of_one(x.detach()))
+        ids = _refine(ids, _of_one(x))
     return ids
 
 

@@ -27,7 +27,7 @@ from mechinterp.analysis.statistics import (
     null_interval,
     permutation_p_value,
 )
-from mechinterp.analysis.tensors import tensor_of
+from mechinterp.analysis.tensors import said, tensor_of, whole_of
 from mechinterp.hooks import Activations, Site
 from mechinterp.result import Result
 
@@ -46,6 +46,7 @@ def cka(x: Float[Tensor, "n d"], y: Float[Tensor, "m e"]) -> float:
 
     Source: Kornblith et al. (2019), "Similarity of neural network representations revisited", section 3.
     """
+    x, y = tensor_of(x, "x"), tensor_of(y, "y")
     check_clouds(x, y)
     return _overlap(_normalised(x), _normalised(y))
 
@@ -67,6 +68,7 @@ def score_and_null(
         ValueError: as ``cka`` and ``procrustes``, or an unknown measure.
     """
     x, y = tensor_of(x, "x"), tensor_of(y, "y")
+    whole_of(draws, "draws", 1)
     check_clouds(x, y)
     once = _once(x, y)
     x, y = x[once], y[once]
@@ -113,8 +115,13 @@ def similarity(
         ValueError: no tensors, different numbers of examples or fewer than 8, vectors that are all alike, a
             hook point without positions, one network of one layer, no draws, or an unknown measure.
     """
-    if draws < 1:
-        raise ValueError(f"expected at least 1 random order as a control, got draws={draws}")
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise ValueError(f"expected at least 1 random order as a control, got draws={said(draws)}")
+    for cache in (first, second if second is not None else first):
+        if not (hasattr(cache, "keys") and hasattr(cache, "__getitem__")):
+            raise TypeError(
+                f"expected a cache, or tensors by name, got {type(cache).__name__}; of one give {{'x': it}}"
+            )
     here = _rows(first, names, position)
     there = here if second is None else _rows(second, names, position)
     pairs = _headline_pairs(list(here), list(there), alone=second is None)
@@ -221,6 +228,8 @@ def _headline_pairs(first: list[str], second: list[str], alone: bool) -> NDArray
 
 def _rows(cache: Activations, names: Sequence[str] | None, position: int) -> dict[str, Float[Tensor, "n d"]]:
     known = list(cache.keys())
+    if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
+        raise ValueError(f"expected names as a list of {known}, got {said(names)}; of one give [it]")
     wanted = known if names is None else list(names)
     missing = [name for name in wanted if name not in known]
     if missing or not wanted:
@@ -229,6 +238,11 @@ def _rows(cache: Activations, names: Sequence[str] | None, position: int) -> dic
     for name in wanted:
         x = cache[name]
         x = tensor_of(x, f"activations of {name}")
+        if x.ndim < 2 or not x.is_floating_point() or not x.numel():
+            raise ValueError(
+                f"expected floating-point activations of {name}, [n, d] or as at a hook point, got {x.dtype} "
+                f"{list(x.shape)}"
+            )
         read = x if x.ndim == 2 else Site.at(name, position=position).read(name, x)
         found[name] = read.flatten(1).cpu()
     return found
@@ -238,8 +252,8 @@ def _scorer(
     measure: Measure, fit: Bool[Tensor, " n"]
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], float]]:
     """What to do to each cloud once, and the score of two clouds to which it was done."""
-    if measure not in _UNITS:
-        raise ValueError(f"expected measure cka or procrustes, got {measure!r}; there is no other")
+    if not isinstance(measure, str) or measure not in _UNITS:
+        raise ValueError(f"expected measure cka or procrustes, got {said(measure)}; there is no other")
     if measure == "cka":
         return _normalised, _overlap
     return torch.Tensor.double, lambda x, y: procrustes(x[fit], y[fit]).score(x[~fit], y[~fit])

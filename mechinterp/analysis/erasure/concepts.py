@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from mechinterp.analysis.tensors import tensor_of
+from mechinterp.analysis.tensors import said, tensor_of
 
 ReadAs = Literal["classes", "values"]
 FEW = 20
@@ -31,8 +31,8 @@ def as_concept(z: Any, z_as: ReadAs | None = None) -> Shaped[Tensor, " *at"]:
             without ``z_as``; complex numbers; classes that are fractions; an empty one.
     """
     z = tensor_of(z, "a concept")
-    if z_as not in (None, "classes", "values"):
-        raise ValueError(f"expected z_as 'classes' or 'values', got {z_as!r}")
+    if z_as is not None and not (isinstance(z_as, str) and z_as in ("classes", "values")):
+        raise ValueError(f"expected z_as 'classes' or 'values', got {said(z_as)}")
     if z.is_complex() or z.ndim == 0 or not z.numel():
         raise ValueError(
             f"expected classes [n], or real numbers [n] or [n, k], got {z.dtype} of shape {tuple(z.shape)}; "

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mechinterp.analysis.erasure.concepts import ReadAs, as_concept
 from mechinterp.analysis.randomness import global_generators_kept
-from mechinterp.analysis.tensors import tensor_of
+from mechinterp.analysis.tensors import said, tensor_of, vectors_of, whole_of
 from mechinterp.hooks import Edit, Site
 
 Shrinkage = float | int | Literal["ledoit-wolf"]
@@ -171,12 +171,12 @@ def random_erasers(
         ValueError: a rank below 0, or above the number of dimensions in which x varies.
     """
     x = vectors_of(x)
-    if draws < 1:
-        raise ValueError(f"expected at least 1 random eraser, got draws={draws}")
+    whole_of(draws, "draws of random erasers", 1)
     spread = _spread(x, _coefficient(x, shrinkage))
     most = len(spread.scale)
-    if not 0 <= rank <= most:
-        raise ValueError(f"expected a rank in 0..{most}, the dimensions in which x varies, got {rank}")
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank <= most:
+        got = rank if isinstance(rank, (int, float)) else type(rank).__name__
+        raise ValueError(f"expected a rank in 0..{most}, the dimensions in which x varies, got {got}")
     generator = torch.Generator().manual_seed(seed)
     bases = torch.linalg.qr(torch.randn(draws, most, rank, generator=generator, dtype=torch.float64)).Q
     return [_without(spread, basis, "random eraser") for basis in bases]
@@ -200,28 +200,6 @@ def rounding(x: Float[Tensor, "n d"]) -> float:
     coarsest = torch.finfo(torch.float32).eps  # the rounding of half precision is as large as real features
     epsilon = max(4 * min(torch.finfo(x.dtype).eps, coarsest), max(x.shape) * torch.finfo(torch.float64).eps)
     return epsilon * x.double().norm().item()
-
-
-def vectors_of(x: Any) -> Float[Tensor, "n d"]:
-    """Activations that erasers and readers can be fitted on, checked.
-
-    Raises:
-        TypeError: no tensor or array of numbers.
-        ValueError: not floating-point, other axes, no features, or NaN and infinity.
-    """
-    x = tensor_of(x, "activations")
-    if x.ndim != 2 or not x.is_floating_point() or not x.shape[1]:
-        raise ValueError(
-            f"expected floating-point activations [n, d], got {x.dtype} {list(x.shape)}; choose a position, "
-            "x[:, -1], or put tokens in a row, x.flatten(0, 1)"
-        )
-    if not bool(x.isfinite().all()):
-        rows = (~x.isfinite()).any(1).nonzero()[:, 0].tolist()
-        raise ValueError(
-            f"expected finite activations, got infinite ones or NaN in {len(rows)} rows, such as {rows[:3]}; "
-            "look where they come from"
-        )
-    return x
 
 
 def _spread(x: Float[Tensor, "n d"], shrinkage: float) -> _Spread:
@@ -252,7 +230,7 @@ def _without(spread: _Spread, basis: Float[Tensor, "r rank"], kind: str) -> Eras
 
 
 def _coefficient(x: Float[Tensor, "n d"], shrinkage: Shrinkage) -> float:
-    if shrinkage == "ledoit-wolf":
+    if isinstance(shrinkage, str) and shrinkage == "ledoit-wolf":
         with global_generators_kept():
             from sklearn.covariance import ledoit_wolf_shrinkage
 
@@ -260,7 +238,7 @@ def _coefficient(x: Float[Tensor, "n d"], shrinkage: Shrinkage) -> float:
         largest = exact.abs().max()  # fourth powers are taken
         return float(ledoit_wolf_shrinkage((exact / largest if largest > 0 else exact).numpy()))
     if isinstance(shrinkage, bool) or not isinstance(shrinkage, (int, float)) or not 0 <= shrinkage <= 1:
-        raise ValueError(f"expected a shrinkage from 0 to 1 or 'ledoit-wolf', got {shrinkage!r}")
+        raise ValueError(f"expected a shrinkage from 0 to 1 or 'ledoit-wolf', got {said(shrinkage)}")
     return float(shrinkage)
 
 

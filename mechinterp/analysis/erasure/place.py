@@ -18,10 +18,11 @@ from torch import Tensor
 
 from mechinterp.analysis.checks import check_model
 from mechinterp.analysis.erasure.concepts import kind_of
-from mechinterp.analysis.erasure.erasers import Eraser, vectors_of
+from mechinterp.analysis.erasure.erasers import Eraser
 from mechinterp.analysis.erasure.readout import decodability, distinct_inputs, halve
 from mechinterp.analysis.repeats import RepeatedRows
 from mechinterp.analysis.statistics import bootstrap_interval
+from mechinterp.analysis.tensors import said, vectors_of
 from mechinterp.analysis.warn import warn
 from mechinterp.hooks import HookedRootModule, Site, axes_of, resolve, run, run_with_cache
 
@@ -73,13 +74,18 @@ class Place:
             ValueError: a site of several hook points, of single examples or with padding; a model that drops
                 out at random; or a metric that is not one finite number an example.
         """
+        check_model(model)
+        if not isinstance(site, Site) or not callable(metric):
+            raise TypeError(
+                f"expected a Site and a metric of the outputs, got {type(site).__name__} and "
+                f"{type(metric).__name__}; give Site.at(name, position=-1) and a function"
+            )
         names = resolve(model, site)
         if len(names) > 1 or "batch" in dict(site.index):
             raise ValueError(
                 f"expected a site of one hook point and of all examples, got {site}, which covers "
                 f"{len(names)}; fit an eraser for each, and pass their edits to run"
             )
-        check_model(model)
         outputs, cache = run_with_cache(model, inputs, names=names[0], **forward)
         _check_real(site, names[0], cache[names[0]], forward.get("attention_mask"))
         vectors = site.read(names[0], cache[names[0]]).flatten(1, -2).cpu()
@@ -193,8 +199,8 @@ def check_enough(inputs: Tensor, z: Tensor, draws: int) -> None:
             f"expected at least 8 examples, half to fit and half to score on, and a z for each, got "
             f"{len(inputs)} examples and {len(z)} z"
         )
-    if draws < 1:
-        raise ValueError(f"expected at least 1 random eraser as a control, got draws={draws}")
+    if not isinstance(draws, int) or draws < 1:
+        raise ValueError(f"expected at least 1 random eraser as a control, got draws={said(draws)}")
 
 
 def _check_real(site: Site, name: str, x: Tensor, mask: Tensor | None) -> None:
@@ -214,6 +220,8 @@ def _check_real(site: Site, name: str, x: Tensor, mask: Tensor | None) -> None:
 
 
 def _one_each(scores: Tensor, n: int) -> NDArray[np.float64]:
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"expected a metric that gives a tensor [{n}], got {type(scores).__name__}")
     if scores.shape != (n,) or not bool(scores.isfinite().all()):
         problem = "NaN or infinity" if scores.shape == (n,) else f"shape {tuple(scores.shape)}"
         raise ValueError(

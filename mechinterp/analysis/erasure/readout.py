@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mechinterp.analysis.erasure.concepts import ReadAs, as_concept
-from mechinterp.analysis.erasure.erasers import check_concept, columns, rounding, vectors_of
+from mechinterp.analysis.erasure.erasers import check_concept, columns, rounding
 from mechinterp.analysis.probes.ridge import fit_cells
 from mechinterp.analysis.randomness import global_generators_kept
 from mechinterp.analysis.repeats import repeated_rows
-from mechinterp.analysis.tensors import tensor_of
+from mechinterp.analysis.tensors import tensor_of, vectors_of
 
 LEAST = 5
 """Different inputs in each half; with fewer, no score means anything."""

@@ -160,7 +160,7 @@ def _second_set(given: Cache, read: Mapping[str, Tensor], layout: Layout) -> dic
 
 
 def _raw_input(inputs: Tensor, mask: Tensor | None, pool: bool, layout: Layout) -> dict[str, Tensor]:
-    fits = inputs.ndim in (2, 3) and len(inputs) == layout.batch
+    fits = inputs.ndim in (2, 3) and len(inputs) == layout.batch and not inputs.is_complex()
     if not fits or ((pool or mask is not None) and inputs.shape[1] != layout.length):
         raise ValueError(
             f"expected the activations' inputs, [{layout.batch}, {layout.length}] tokens or vectors there, "

@@ -152,11 +152,14 @@ def lay_out(
     Raises:
         ValueError: no such position, a mask of another shape, or too few real tokens.
     """
-    if isinstance(positions, (int, str)):
+    given = torch.arange(length) if positions is None else torch.zeros(())
+    if isinstance(positions, (Sequence, np.ndarray, Tensor)) and not isinstance(positions, str):
+        given = tensor_of(positions, "positions")
+    if given.ndim != 1 or (len(given) and (given.is_floating_point() or given.is_complex())):
         raise ValueError(
-            f"expected positions as a list of whole numbers, got {positions!r}; of one give [it]"
+            f"expected positions as a list of whole numbers, got {type(positions).__name__}; of one give [it]"
         )
-    every = range(length) if positions is None else torch.as_tensor(positions).tolist()
+    every = given.tolist()
     chosen = [_position(at, length) for at in every]
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"expected at least one position, each once, got {positions}; leave it out for all")
@@ -265,10 +268,10 @@ def read_activations(activations: ActivationCache | Mapping[str, Tensor] | Tenso
     read = {name: x[:, None] if x.ndim == 2 else x for name, x in given.items()}
     first = next(iter(read.values()))
     for name, x in read.items():
-        if x.ndim != 3 or not x.is_floating_point() or not x.shape[-1]:
+        if x.ndim != 3 or not x.is_floating_point() or not x.numel():
             raise ValueError(
                 f"expected floating-point activations [batch, pos, d] of {name}, got {x.dtype} "
-                f"{list(given[name].shape)}; keep such hooks only (names=), flatten heads, convert ids"
+                f"{list(given[name].shape)}; keep such hooks only (names=), flatten heads, give rows"
             )
         if x.shape[:2] != first.shape[:2]:
             raise ValueError(

@@ -24,7 +24,7 @@ from mechinterp.analysis.probes.layout import Layout
 from mechinterp.analysis.probes.scale import one_scale
 from mechinterp.analysis.probes.scores import bootstrap
 from mechinterp.analysis.probes.targets import Variable, classes
-from mechinterp.analysis.tensors import tensor_of
+from mechinterp.analysis.tensors import tensor_of, vectors_of, whole_of
 from mechinterp.result import Result
 
 ENDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -54,16 +54,15 @@ def code_length(
         together: the group of each row, where rows of one input follow one another: no block ends within a
             group, since of its other rows the label is known.
     """
-    x, labels = tensor_of(x, "activations"), tensor_of(labels, "labels").cpu()
-    fits = x.ndim == 2 and labels.ndim == 1 and len(x) == len(labels) > 0 and not labels.is_floating_point()
-    if not fits or not x.is_floating_point() or not 0 <= int(labels.min()) <= int(labels.max()) < kinds:
+    x, labels = vectors_of(x), tensor_of(labels, "labels").cpu()
+    fits = labels.ndim == 1 and len(x) == len(labels) > 0 and not labels.is_floating_point()
+    fits = fits and not labels.is_complex() and not isinstance(kinds, bool) and isinstance(kinds, int)
+    if not fits or not 0 <= int(labels.min()) <= int(labels.max()) < kinds:
         raise ValueError(
-            f"expected activations [n, d] and as many classes from 0 to {kinds - 1}, got {x.dtype} "
+            f"expected activations [n, d] and as many classes below {kinds}, got {x.dtype} "
             f"{list(x.shape)} and {labels.dtype} {list(labels.shape)}; number the classes"
         )
     x, labels = x if x.dtype == torch.float64 else x.float(), labels.long()
-    if not bool(x.isfinite().all()):
-        raise ValueError("expected finite activations, got NaN or infinity; leave those rows out")
     if not penalties or not all(0 < C < math.inf for C in penalties) or not all(0 < end <= 1 for end in ends):
         raise ValueError(
             f"expected penalties C > 0 and ends of blocks in (0, 1], got {list(penalties)} and {list(ends)}"
@@ -127,8 +126,7 @@ def online_code(
     Raises:
         ValueError: as ``probe``, or a variable that is not of integers.
     """
-    if not isinstance(shuffles, int) or shuffles < 0:
-        raise ValueError(f"expected shuffles as a whole number from 0, got {shuffles!r}; 0 leaves them out")
+    shuffles = whole_of(shuffles, "shuffles")
     mask, inputs, types = tensors_of(mask=mask, inputs=inputs, types=types).values()
     given = gather(
         activations,

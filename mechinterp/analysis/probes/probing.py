@@ -20,7 +20,7 @@ from mechinterp.analysis.probes.measure import Measured, measure
 from mechinterp.analysis.probes.scores import bootstrap
 from mechinterp.analysis.probes.targets import Variable
 from mechinterp.analysis.statistics import benjamini_hochberg
-from mechinterp.analysis.tensors import tensor_of
+from mechinterp.analysis.tensors import said, tensor_of, whole_of
 from mechinterp.analysis.warn import warn
 from mechinterp.result import Result
 
@@ -105,9 +105,8 @@ def probe(
             not floating-point, or lengths that differ.
     """
     chosen = _kind(kind)
-    for what, count in {"shuffles": shuffles, "permutations": permutations}.items():
-        if count is not None and (not isinstance(count, (int, np.integer)) or count < 0):
-            raise ValueError(f"expected {what} as a whole number from 0, got {count!r}; 0 leaves them out")
+    permutations = whole_of(permutations, "permutations")
+    shuffles = None if shuffles is None else whole_of(shuffles, "shuffles")
     read = tensors_of(mask=mask, together=together, inputs=inputs, types=types)
     mask, together, inputs, types = read.values()
     test = test if isinstance(test, (int, float, str)) else tensor_of(test, "test")
@@ -139,15 +138,15 @@ def _at_the_end(found: Measured) -> dict[str, str]:
     rise = found.notes.get(RISE)
     if rise is None or not bool((rise > NOTICED).any()):
         return {}
-    said = (
+    words = (
         f"at an end of the grid in {int((rise > NOTICED).sum())} of {rise.numel()} fits, where R² rises by "
         f"up to {float(rise.nan_to_num(0.0).max()):.2g}"
     )
     warn(
-        f"expected the best penalty within the grid, got it {said}; give more of them: Ridge(penalties=...)",
+        f"expected the best penalty within the grid, got it {words}; give more of them: Ridge(penalties=...)",
         PenaltyAtEnd,
     )
-    return {"penalty": said}
+    return {"penalty": words}
 
 
 def _kind(kind: str | Probe) -> Probe:
@@ -155,8 +154,8 @@ def _kind(kind: str | Probe) -> Probe:
         return kind
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(
-            f"expected a kind of {sorted(KINDS)}, or a probe such as Fourier(p=113), got {kind!r}; Fourier "
-            "and Periods need settings, and online_code is a function of its own"
+            f"expected a kind of {sorted(KINDS)}, or a probe such as Fourier(p=113), got {said(kind)}; "
+            "Fourier and Periods need settings, and online_code is a function of its own"
         )
     return KINDS[kind]()
 

@@ -68,6 +68,11 @@ def probe(
     many cells were looked at. The interval is that of the best cell, given its fit; the best of many
     cells is flattered a little by being the best.
 
+    Neither the scale of activations matters nor a constant added to them. Rows with the same activations are
+    one input: cell by cell they are held out whole, which ``provenance["repeats"]`` says. Scores depend on
+    ``seed`` alone, never on global generators. Those of linear regression on several cells are the same to
+    the bit for any number of threads; of a single cell, and of other kinds, in all but their last bits.
+
     Args:
         activations: by hook name, each ``[batch, pos, d]``, as ``run_with_cache`` gives them.
         variable: ``[batch]``, ``[batch, pos]``, ``[batch, pos or 1, target]``, or a mapping of names to
@@ -101,8 +106,14 @@ def probe(
         and what the probe notes, such as ``penalty``.
 
     Raises:
+        TypeError: something else than tensors or arrays.
         ValueError: a target that is constant, too few examples, no real tokens, NaN, activations that are
-            not floating-point, or lengths that differ.
+            not floating-point, lengths that differ, or a variable attached to fewer distinct inputs than can
+            be held out, in every cell.
+
+    Warns:
+        RepeatedRows: the same in some cells.
+        PenaltyAtEnd: the best penalty is at an end of its grid, and the score still rises there.
     """
     chosen = _kind(kind)
     permutations = whole_of(permutations, "permutations")

@@ -15,6 +15,7 @@ from mechinterp.analysis.fourier import fourier_basis, frequency_power
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.jackknife import jackknife_interval
 from mechinterp.analysis.statistics import null_interval
+from mechinterp.analysis.tensors import tensor_of, vectors_of, whole_of
 from mechinterp.result import Result
 
 
@@ -29,8 +30,12 @@ def pca(
     Raises:
         ValueError: k larger than the smaller side of ``x``.
     """
+    x = vectors_of(x, "vectors")
+    whole_of(k, "k, how many components,", 1, min(x.shape))
     if not 1 <= k <= min(x.shape):
         raise ValueError(f"expected 1 <= k <= {min(x.shape)} components of {tuple(x.shape)}, got {k}")
+    if bool((x == x[:1]).all()):
+        raise ValueError("expected vectors that differ, got the same for every row; it has no axes")
     centred = x.double() - x.double().mean(0)
     u, size, axes = torch.linalg.svd(centred, full_matrices=False)
     share = size**2 / (size**2).sum()
@@ -43,6 +48,8 @@ def circularity(embedding: Float[Tensor, "p d"], components: int = 4) -> float:
     The largest share of a component's power that one Fourier frequency holds, averaged over the
     components (Zhong et al. 2023, section 4). Random vectors give a few multiples of 2 / p.
     """
+    embedding = vectors_of(embedding, "vectors")
+    whole_of(components, "components", 1)
     coordinates, _, _ = pca(embedding, min(components, *embedding.shape))
     power = frequency_power(coordinates)
     return (power.max(0).values / power.sum(0)).mean().item()
@@ -54,7 +61,8 @@ def frequency_plane(embedding: Float[Tensor, "p d"], k: int) -> Float[Tensor, "p
     The plane is spanned by the vectors' components along cos k and sin k. On a perfect circle of
     frequency k the points have one radius and angles 2 pi k a / p.
     """
-    p = len(embedding)
+    embedding = vectors_of(embedding, "vectors")
+    p, k = len(embedding), whole_of(k, "a frequency", 1)
     if not 1 <= k <= p // 2 or 2 * k == p:
         raise ValueError(f"expected a frequency in 1..{(p - 1) // 2} with a sine, got {k}")
     directions = fourier_basis(p)[2 * k - 1 : 2 * k + 1] @ embedding.double()
@@ -68,7 +76,8 @@ def axis_ratio(embedding: Float[Tensor, "p d"], k: int) -> float:
     Two random directions in many dimensions are nearly orthogonal and equally long, so random
     embeddings come close to 1 too: this says how round a ring is, not that there is one.
     """
-    p = len(embedding)
+    embedding = vectors_of(embedding, "vectors")
+    p, k = len(embedding), whole_of(k, "a frequency", 1)
     if not 1 <= k <= p // 2 or 2 * k == p:
         raise ValueError(f"expected a frequency in 1..{(p - 1) // 2} with a sine, got {k}")
     directions = fourier_basis(p)[2 * k - 1 : 2 * k + 1] @ embedding.double()
@@ -89,7 +98,8 @@ def participation_ratio(variances: Float[Tensor, "*at k"]) -> Float[Tensor, "*at
             "expected variances >= 0, not all zero, for a participation ratio; give squared singular values "
             "of vectors that differ"
         )
-    return variances.sum(-1) ** 2 / (variances**2).sum(-1)
+    relative = variances / variances.amax(-1, keepdim=True)  # squares of small numbers vanish
+    return relative.sum(-1) ** 2 / (relative**2).sum(-1)
 
 
 def spectrum(
@@ -121,11 +131,13 @@ def spectrum(
     Raises:
         ValueError: fewer than 3 vectors, vectors that are all alike, or not finite.
     """
-    if len(x) < 3 or draws < 1 or not bool(x.isfinite().all()):
+    x, whole = tensor_of(x, "vectors"), whole_of(draws, "draws", 1)
+    if x.ndim == 2 and (len(x) < 3 or not bool(x.isfinite().all())):
         raise ValueError(
-            f"expected at least 3 finite vectors and 1 draw, got {len(x)} vectors and {draws} draws; "
+            f"expected at least 3 finite vectors and 1 draw, got {len(x)} vectors and {whole} draws; "
             "look for NaN, or give more"
         )
+    x = vectors_of(x, "vectors")
     if bool((x == x[:1]).all()) and (centre or not bool(x.any())):
         raise ValueError("expected vectors that differ, got the same for every row; it has no shape")
 

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechinterp.analysis.tensors import tensor_of
+
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
@@ -50,6 +52,7 @@ def procrustes(x: Float[Tensor, "n d"], y: Float[Tensor, "m e"]) -> Rotation:
     Raises:
         ValueError: different numbers of rows, fewer than 3, or vectors that are all alike.
     """
+    x, y = tensor_of(x, "x"), tensor_of(y, "y")
     check_clouds(x, y)
     mean_x, mean_y = x.double().mean(0), y.double().mean(0)
     centred = x.double() - mean_x
@@ -65,14 +68,31 @@ def check_clouds(
     Raises:
         ValueError: different numbers of rows, fewer than ``least``, vectors that are all alike or not finite.
     """
+    for cloud, name in zip((x, y), names):
+        if (
+            not isinstance(cloud, Tensor)
+            or cloud.ndim != 2
+            or not (cloud.is_floating_point() and cloud.shape[1])
+        ):
+            got = f"{cloud.dtype} {list(cloud.shape)}" if isinstance(cloud, Tensor) else type(cloud).__name__
+            raise ValueError(
+                f"expected floating-point vectors [n, d] of {name}, got {got}; put examples in rows"
+            )
     if len(x) != len(y) or len(x) < least:
         raise ValueError(
             f"expected vectors of the same examples, at least {least}, got {len(x)} of {names[0]} and "
             f"{len(y)} of {names[1]}; give both the same inputs"
         )
     for cloud, name in zip((x, y), names):
-        if not bool(cloud.isfinite().all()) or bool((cloud == cloud[:1]).all()):
+        if not bool(cloud.isfinite().all()) or _alike(cloud):
             raise ValueError(
                 "expected finite vectors that differ between examples, got NaN, infinity or one vector for "
                 f"all in {name}; leave it out"
             )
+
+
+def _alike(x: Float[Tensor, "n d"]) -> bool:
+    """Whether all rows are one but for rounding."""
+    exact = x.double()
+    spread, size = exact.amax(0) - exact.amin(0), exact.abs().amax(0)
+    return bool((spread <= 2 * torch.finfo(x.dtype).eps * size).all())

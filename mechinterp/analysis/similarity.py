@@ -13,19 +13,21 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.jackknife import jackknife_interval
 from mechinterp.analysis.procrustes import check_clouds, procrustes
+from mechinterp.analysis.repeats import repeated_rows
 from mechinterp.analysis.statistics import (
     benjamini_hochberg,
     bootstrap_interval,
     null_interval,
     permutation_p_value,
 )
+from mechinterp.analysis.tensors import said, tensor_of, whole_of
 from mechinterp.hooks import Activations, Site
 from mechinterp.result import Result
 
@@ -44,6 +46,7 @@ def cka(x: Float[Tensor, "n d"], y: Float[Tensor, "m e"]) -> float:
 
     Source: Kornblith et al. (2019), "Similarity of neural network representations revisited", section 3.
     """
+    x, y = tensor_of(x, "x"), tensor_of(y, "y")
     check_clouds(x, y)
     return _overlap(_normalised(x), _normalised(y))
 
@@ -64,6 +67,11 @@ def score_and_null(
     Raises:
         ValueError: as ``cka`` and ``procrustes``, or an unknown measure.
     """
+    x, y = tensor_of(x, "x"), tensor_of(y, "y")
+    whole_of(draws, "draws", 1)
+    check_clouds(x, y)
+    once = _once(x, y)
+    x, y = x[once], y[once]
     check_clouds(x, y)
     prepare, score = _scorer(measure, _halves(len(x), seed))
     first, second = prepare(x), prepare(y)
@@ -107,15 +115,31 @@ def similarity(
         ValueError: no tensors, different numbers of examples or fewer than 8, vectors that are all alike, a
             hook point without positions, one network of one layer, no draws, or an unknown measure.
     """
-    if draws < 1:
-        raise ValueError(f"expected at least 1 random order as a control, got draws={draws}")
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise ValueError(f"expected at least 1 random order as a control, got draws={said(draws)}")
+    for cache in (first, second if second is not None else first):
+        if not (hasattr(cache, "keys") and hasattr(cache, "__getitem__")):
+            raise TypeError(
+                f"expected a cache, or tensors by name, got {type(cache).__name__}; of one give {{'x': it}}"
+            )
     here = _rows(first, names, position)
     there = here if second is None else _rows(second, names, position)
     pairs = _headline_pairs(list(here), list(there), alone=second is None)
     for a, x in here.items():
         for b, y in there.items():
             check_clouds(x, y, least=8, names=(a, b))
-    n = len(next(iter(here.values())))
+    n, whole, repeats = len(next(iter(here.values()))), (here, there), {}
+    once = _once(*here.values(), *there.values())
+    if len(once) < 8:
+        raise ValueError(
+            f"expected at least 8 distinct inputs, got {len(once)} among {n}, the others copies; give more"
+        )
+    if len(once) < n:
+        repeats = {
+            "repeats": f"{len(once)} distinct inputs among {n}, each one example to control and interval"
+        }
+        here, there = ({name: x[once] for name, x in each.items()} for each in (here, there))
+        n = len(once)
     halves = _halves(n, seed)
 
     def scores(rows: Tensor, orders: Iterable[Tensor]) -> NDArray[np.float64]:
@@ -128,7 +152,10 @@ def similarity(
 
     everyone = torch.arange(n)
     values, null = scores(everyone, [everyone])[0], scores(everyone, _orders(n, draws, seed))
-    own = {"measure": measure, "n": n, "draws": draws, "seed": seed}
+    p = _p_values(values, null, alone=second is None)
+    if repeats and measure == "cka":  # which has no held-out half, and takes all rows
+        values = np.array([[cka(x, y) for y in whole[1].values()] for x in whole[0].values()])
+    own = {"measure": measure, "n": n, "draws": draws, "seed": seed, **repeats}
     own["mean"] = round(float(values[pairs].mean()), 6)
     if measure == "cka":
         interval = jackknife_interval(
@@ -152,9 +179,16 @@ def similarity(
         provenance=gated(gate, {**(provenance or {}), **own}),
         extra={
             "null": xr.DataArray(bounds, dims=("end", *dims), coords={**coords, "end": ["low", "high"]}),
-            "p": xr.DataArray(_p_values(values, null, alone=second is None), dims=dims, coords=coords),
+            "p": xr.DataArray(p, dims=dims, coords=coords),
         },
     )
+
+
+def _once(*clouds: Float[Tensor, "n _"]) -> Int[Tensor, " once"]:
+    """One row of each input: copies are no further examples, and the null would take them for such."""
+    alike = repeated_rows(*clouds)
+    first = torch.full((int(alike.max()) + 1,), len(alike))
+    return first.scatter_reduce(0, alike, torch.arange(len(alike)), "amin")
 
 
 def _held_out_interval(
@@ -194,6 +228,8 @@ def _headline_pairs(first: list[str], second: list[str], alone: bool) -> NDArray
 
 def _rows(cache: Activations, names: Sequence[str] | None, position: int) -> dict[str, Float[Tensor, "n d"]]:
     known = list(cache.keys())
+    if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
+        raise ValueError(f"expected names as a list of {known}, got {said(names)}; of one give [it]")
     wanted = known if names is None else list(names)
     missing = [name for name in wanted if name not in known]
     if missing or not wanted:
@@ -201,8 +237,14 @@ def _rows(cache: Activations, names: Sequence[str] | None, position: int) -> dic
     found = {}
     for name in wanted:
         x = cache[name]
+        x = tensor_of(x, f"activations of {name}")
+        if x.ndim < 2 or not x.is_floating_point() or not x.numel():
+            raise ValueError(
+                f"expected floating-point activations of {name}, [n, d] or as at a hook point, got {x.dtype} "
+                f"{list(x.shape)}"
+            )
         read = x if x.ndim == 2 else Site.at(name, position=position).read(name, x)
-        found[name] = read.flatten(1).double().cpu()
+        found[name] = read.flatten(1).cpu()
     return found
 
 
@@ -210,8 +252,8 @@ def _scorer(
     measure: Measure, fit: Bool[Tensor, " n"]
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], float]]:
     """What to do to each cloud once, and the score of two clouds to which it was done."""
-    if measure not in _UNITS:
-        raise ValueError(f"expected measure cka or procrustes, got {measure!r}; there is no other")
+    if not isinstance(measure, str) or measure not in _UNITS:
+        raise ValueError(f"expected measure cka or procrustes, got {said(measure)}; there is no other")
     if measure == "cka":
         return _normalised, _overlap
     return torch.Tensor.double, lambda x, y: procrustes(x[fit], y[fit]).score(x[~fit], y[~fit])

@@ -21,10 +21,15 @@ def remembered(n=600, words=20, d=40):
     return {"x": torch.randn(words, d, generator=generator(2))[tokens]}, tokens
 
 
+def each_row(n=600):
+    """Every row is one of its own, although tokens repeat: what is remembered is scored."""
+    return torch.arange(n)
+
+
 def test_a_probe_that_only_remembers_tokens_has_no_selectivity():
     activations, tokens = remembered()
     label = torch.randn(20, generator=generator(3))[tokens]  # random by token: nothing but memory helps
-    result = probe(activations, label, inputs=tokens, shuffles=5)
+    result = probe(activations, label, inputs=tokens, shuffles=5, together=each_row())
     assert result.values.min() > 0.99
     assert result.extra["control_task"].min() > 0.95
     assert np.abs(result.extra["selectivity"]).max() < 0.05
@@ -34,7 +39,9 @@ def test_a_probe_that_only_remembers_tokens_has_no_selectivity():
 def test_a_classifier_that_only_remembers_has_no_selectivity_either():
     activations, tokens = remembered(n=300)
     label = torch.randint(0, 2, (20,), generator=generator(3))[tokens]
-    result = probe(activations, label, Logistic(), inputs=tokens, shuffles=3, positions=[0])
+    result = probe(
+        activations, label, Logistic(), inputs=tokens, shuffles=3, positions=[0], together=each_row(300)
+    )
     assert result.values.item() > 0.99
     assert abs(result.extra["selectivity"].item()) < 0.05
 
@@ -59,7 +66,8 @@ def test_selectivity_is_undefined_where_there_is_one_input_type():
 
 def test_types_can_be_given_instead_of_tokens():
     number = torch.randint(0, 6, (300,), generator=generator(1))
-    result = probe(torch.eye(6)[number], (2 * torch.pi * number / 6).cos(), types=number, shuffles=4)
+    wave = (2 * torch.pi * number / 6).cos()
+    result = probe(torch.eye(6)[number], wave, types=number, shuffles=4, together=each_row(300))
     assert result.values.item() == pytest.approx(result.extra["control_task"].item(), abs=0.01)
 
 
@@ -67,7 +75,7 @@ def test_the_untrained_network_and_the_raw_input_stand_beside():
     activations, tokens = remembered()
     blank = {"x": torch.randn(600, 2, 40, generator=generator(7)), "another": torch.zeros(600, 2, 1)}
     first = tokens[:, 0].float()  # of both positions
-    result = probe(activations, first, untrained=blank, inputs=tokens, shuffles=1)
+    result = probe(activations, first, untrained=blank, inputs=tokens, shuffles=1, together=each_row())
     assert result.values.values[0, 0] > 0.99
     assert abs(result.values.values[0, 1]) < 0.15
     assert np.abs(result.extra["untrained"]).max() < 0.2
@@ -218,7 +226,7 @@ def test_copies_do_not_make_an_interval_narrower():
     x = (number[:, None] + torch.randn(40, 3, generator=generator(2)))[group]
     ends = [
         probe(x, number[group], test=group % 2 == 0, together=together, shuffles=1, permutations=0).interval
-        for together in (None, group)
+        for together in (each_row(1000), group)
     ]
     widths = [high - low for low, high in ends]
     assert widths[1] > 3 * widths[0]

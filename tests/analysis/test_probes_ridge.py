@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge as OneRidge
 from sklearn.linear_model import RidgeCV
 
 from mechinterp.analysis.probes import fit_ridge
-from mechinterp.analysis.probes.ridge import PENALTIES
+from mechinterp.analysis.probes.ridge import PENALTIES, _left_out_error, fit_cells
 from mechinterp.analysis.probes.scores import r_squared
 
 ALPHAS = np.array(PENALTIES)
@@ -119,3 +119,24 @@ def test_penalties_must_be_positive_and_columns_divide_into_runs():
         fit_ridge(x, y[None], new, [0.0])
     with pytest.raises(ValueError, match="runs of 2, got 3 columns"):
         fit_ridge(x, y[None], new, together=2)
+
+
+@pytest.mark.parametrize(("inputs", "d"), [(40, 8), (20, 40)])
+def test_equal_rows_are_left_out_together(inputs, d):
+    token = torch.randint(inputs, (150,), generator=torch.Generator().manual_seed(0))
+    x = normal(inputs, d, dtype=torch.float64)[token]
+    y = normal(150, 1, seed=1, dtype=torch.float64) + x[:, :1]
+    errors = []
+    for alpha in ALPHAS:
+        missed = [
+            (OneRidge(alpha=alpha).fit(x[token != one], y[token != one, 0]).predict(x[token == one])
+             - y[token == one, 0].numpy()) ** 2 for one in token.unique()
+        ]  # fmt: skip
+        errors.append(np.concatenate(missed).sum())
+    _, penalty, _ = fit_cells(x[None], y[None], x[None], PENALTIES, 1, False, token)
+    assert penalty.item() == ALPHAS[np.argmin(errors)]
+    u, s, v = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+    shrunk = 1 / (s[:, None] ** 2 + torch.tensor(ALPHAS))
+    centred = y - y.mean()
+    ours = _left_out_error(u * s, shrunk, centred, v @ (x - x.mean(0)).mT @ centred, token)
+    np.testing.assert_allclose(ours[0], errors, rtol=1e-8)

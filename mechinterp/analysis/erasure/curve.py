@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from mechinterp.analysis.erasure.concepts import ReadAs, as_concept
 from mechinterp.analysis.erasure.erasers import (
     Eraser,
     Shrinkage,
@@ -20,7 +21,6 @@ from mechinterp.analysis.erasure.erasers import (
 )
 from mechinterp.analysis.erasure.place import Metric, Place, check_enough
 from mechinterp.analysis.gates import Gate, gated
-from mechinterp.analysis.statistics import bootstrap_interval
 from mechinterp.hooks import HookedRootModule, Site
 from mechinterp.result import Result
 
@@ -36,6 +36,7 @@ def erasure_curve(
     shrinkage: Shrinkage = 0.0,
     draws: int = 5,
     seed: int = 0,
+    z_as: ReadAs | None = None,
     gate: Gate | None = None,
     provenance: Mapping[str, Any] | None = None,
     **forward: Any,
@@ -53,6 +54,7 @@ def erasure_curve(
         metric: from the model's outputs on all inputs to one number an example, ``[n]``.
         shrinkage: as in ``leace``.
         draws: random erasers at each step, of as many dimensions.
+        z_as: how all concepts are read, as in ``leace``.
 
     Returns:
         Dim ``erased`` (0 concepts to all): the mean change of the metric over held-out examples. Trivial is
@@ -64,18 +66,21 @@ def erasure_curve(
     Raises:
         ValueError: no concepts, or as ``erasure_effect``.
     """
+    if not isinstance(concepts, Mapping):
+        raise TypeError(f"expected concepts by name, got {type(concepts).__name__}; give {{name: z}}")
     if not concepts:
         raise ValueError("expected at least one concept to erase, got none; give them by name")
-    for z in concepts.values():
+    each = [as_concept(z, z_as) for z in concepts.values()]
+    for z in each:
         check_enough(inputs, z, draws)
         check_concept(z)
-    place = Place.of(model, inputs, site, metric, seed, forward)
-    parts = [columns(z) for z in concepts.values()]
+    parts = [columns(z) for z in each]
+    place = Place.of(model, inputs, site, metric, seed, forward, torch.cat(parts, 1))
     wanted = place.for_each_vector(torch.cat(parts, 1))
     rows = [_step(place, None, [], wanted)]
     for count in range(1, len(parts) + 1):
         about = place.for_each_vector(torch.cat(parts[:count], 1))[place.fit].flatten(0, 1)
-        eraser = leace(place.fitted_on, about, shrinkage=shrinkage)
+        eraser = leace(place.fitted_on, about, shrinkage=shrinkage, z_as="values")
         others = random_erasers(place.fitted_on, eraser.rank, draws, shrinkage=shrinkage, seed=seed + count)
         rows.append(_step(place, eraser, others, wanted))
 
@@ -90,7 +95,7 @@ def erasure_curve(
     values.attrs["units"] = "change of the mean metric"
     own = {
         "site": str(site), "concepts": ", ".join(map(str, concepts)), "draws": draws, "seed": seed,
-        "n fitted": len(place.fit), "n held out": len(place.held),
+        "n fitted": len(place.fit), "n held out": len(place.held), **place.said,
         "intact": round(float(place.intact.mean()), 6),
     }  # fmt: skip
     return Result(
@@ -119,7 +124,7 @@ def _step(place: Place, eraser: Eraser | None, others: list[Eraser], wanted: Ten
         ) | {"left": left, "random left": left}
     change = place.scores(eraser) - place.intact
     chance = [float((place.scores(other) - place.intact).mean()) for other in others]
-    low, high = bootstrap_interval(change)
+    low, high = place.interval(change)
     return {
         "change": float(change.mean()), "low": low, "high": high,
         "random": float(np.mean(chance)), "random low": min(chance), "random high": max(chance),

@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped
 from scipy import stats
 from torch import Tensor
 
+from mechinterp.analysis.erasure.concepts import ReadAs, as_concept, kind_of
 from mechinterp.analysis.erasure.erasers import (
     Eraser,
     Shrinkage,
@@ -26,7 +27,7 @@ from mechinterp.analysis.erasure.erasers import (
 from mechinterp.analysis.erasure.place import Metric, Place, check_enough
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.jackknife import pseudo_values
-from mechinterp.analysis.statistics import bootstrap_interval, permutation_p_value
+from mechinterp.analysis.statistics import permutation_p_value
 from mechinterp.hooks import HookedRootModule, Site
 from mechinterp.result import Result
 
@@ -45,6 +46,7 @@ def erasure_effect(
     shrinkage: Shrinkage = 0.0,
     draws: int = 20,
     seed: int = 0,
+    z_as: ReadAs | None = None,
     gate: Gate | None = None,
     provenance: Mapping[str, Any] | None = None,
     **forward: Any,
@@ -64,6 +66,7 @@ def erasure_effect(
         metric: from the model's outputs on all inputs to one number an example, ``[n]``.
         shrinkage: as in ``leace``.
         draws: random erasers, of LEACE's rank, in the control.
+        z_as: as in ``leace``.
 
     Returns:
         Dim ``eraser`` (leace, mean projection, probe projection): how much the mean metric over held-out
@@ -80,19 +83,23 @@ def erasure_effect(
             than 8 examples; a z that does not fit or does not vary; a model that drops out at random; a
             metric that is not one finite number an example; activations without a dimension to spare.
     """
+    z = as_concept(z, z_as)
     check_enough(inputs, z, draws)
     check_concept(z if z.is_floating_point() else z.flatten())
-    place = Place.of(model, inputs, site, metric, seed, forward)
-    concept = place.for_each_vector(z.cpu())
+    place = Place.of(model, inputs, site, metric, seed, forward, z)
+    concept = place.for_each_vector(z)
     about = concept[place.fit].flatten(0, 1)
     fitted, random = _erasers(place.fitted_on, about, site, shrinkage, draws, seed)
 
-    def by_leace(rows: Tensor) -> float:
-        some = place.fit[rows]
+    unit = place.unit[place.fit].unique(return_inverse=True)[1]
+
+    def by_leace(units: Tensor) -> float:
+        some = place.fit[torch.isin(unit, units)]
         try:
             eraser = leace(
-                place.vectors[some].flatten(0, 1), concept[some].flatten(0, 1), shrinkage=shrinkage
-            )
+                place.vectors[some].flatten(0, 1), concept[some].flatten(0, 1), shrinkage=shrinkage,
+                z_as=kind_of(z),
+            )  # fmt: skip
         except ValueError:  # without some of the examples there is none
             return math.nan
         return float((place.scores(eraser) - place.intact).mean())
@@ -100,13 +107,13 @@ def erasure_effect(
     own = {
         "site": str(site), "rank": fitted["leace"].rank, "n fitted": len(place.fit),
         "n held out": len(place.held), "draws": draws, "seed": seed, "eraser": str(fitted["leace"]),
-        **_reader(concept[place.held]),
+        **place.said, **_reader(concept[place.held]),
     }  # fmt: skip
     return _result(
-        intact=place.intact,
+        place,
         by_eraser=np.array([place.scores(eraser) for eraser in fitted.values()]),
         by_draw=np.array([place.scores(eraser) for eraser in random]),
-        of_fit=_p_of_fit(by_leace, len(place.fit), seed),
+        of_fit=_p_of_fit(by_leace, int(unit.max()) + 1, seed),
         found=[place.readable(eraser, concept) for eraser in (None, *fitted.values())],
         found_by_draw=[place.readable(eraser, concept) for eraser in random],
         provenance=gated(gate, {**(provenance or {}), **own}),
@@ -121,7 +128,8 @@ def _erasers(
     draws: int,
     seed: int,
 ) -> tuple[dict[str, Eraser], list[Eraser]]:
-    fitted = leace(x, z, shrinkage=shrinkage)
+    z_as = kind_of(z)
+    fitted = leace(x, z, shrinkage=shrinkage, z_as=z_as)
     if fitted.rank == dimensions(x):
         raise ValueError(
             f"expected a concept of fewer dimensions than the {fitted.rank} in which activations vary at "
@@ -129,7 +137,10 @@ def _erasers(
             "choose fewer features, or a wider site"
         )
     random = random_erasers(x, fitted.rank, draws, shrinkage=shrinkage, seed=seed)
-    others = {"mean projection": mean_projection(x, z), "probe projection": probe_projection(x, z)}
+    others = {
+        "mean projection": mean_projection(x, z, z_as=z_as),
+        "probe projection": probe_projection(x, z, z_as=z_as),
+    }
     return {"leace": fitted, **others}, random
 
 
@@ -142,8 +153,8 @@ def _p_of_fit(change: Callable[[Tensor], float], n: int, seed: int) -> float:
 
 
 def _result(
+    place: Place,
     *,
-    intact: Float[np.ndarray, " n"],
     by_eraser: Float[np.ndarray, "eraser n"],
     by_draw: Float[np.ndarray, "draw n"],
     of_fit: float,
@@ -151,8 +162,9 @@ def _result(
     found_by_draw: list[float],
     provenance: Mapping[str, Any],
 ) -> Result:
+    intact = place.intact
     changes = [*(by_eraser - intact), by_draw.mean(0) - intact]
-    change = np.array([[each.mean(), *bootstrap_interval(each)] for each in changes])
+    change = np.array([[each.mean(), *place.interval(each)] for each in changes])
     null = (by_draw - intact).mean(1)
     own = {
         "intact": round(float(intact.mean()), 6),

@@ -9,12 +9,15 @@ Projecting that one out is no removal, and a fresh reader finds the concept with
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from mechinterp.analysis.erasure.concepts import ReadAs, as_concept
+from mechinterp.analysis.randomness import global_generators_kept
+from mechinterp.analysis.tensors import said, tensor_of, vectors_of, whole_of
 from mechinterp.hooks import Edit, Site
 
 Shrinkage = float | int | Literal["ledoit-wolf"]
@@ -44,10 +47,11 @@ class Eraser:
         Raises:
             ValueError: vectors of another length than the eraser was fitted on.
         """
-        if x.shape[-1] != len(self.mean):
+        x = tensor_of(x, "vectors")
+        if x.ndim == 0 or x.shape[-1] != len(self.mean) or not x.is_floating_point():
             raise ValueError(
                 f"expected vectors of length {len(self.mean)}, which {self} was fitted on, got "
-                f"{x.shape[-1]}; fit one on activations of this site"
+                f"{x.shape[-1] if x.ndim else 'a scalar'} of {x.dtype}; fit one on activations of this site"
             )
         matrix, mean = self.matrix.to(x.device), self.mean.to(x.device)
         return (mean + (x.double() - mean) @ matrix.mT).to(x.dtype)
@@ -69,7 +73,13 @@ class _Spread(NamedTuple):
     scale: Float[Tensor, " r"]  # (shrunk) standard deviation along each axis
 
 
-def leace(x: Float[Tensor, "n d"], z: Shaped[Tensor, " m *k"], *, shrinkage: Shrinkage = 0.0) -> Eraser:
+def leace(
+    x: Float[Tensor, "n d"],
+    z: Shaped[Tensor, " m *k"],
+    *,
+    shrinkage: Shrinkage = 0.0,
+    z_as: ReadAs | None = None,
+) -> Eraser:
     """Least-squares concept erasure: no linear reader of what is left beats a constant, on these data.
 
     With W the whitening ``(Sxx^(1/2))^+`` and P the orthogonal projection on the columns of ``W Sxz``,
@@ -87,14 +97,16 @@ def leace(x: Float[Tensor, "n d"], z: Shaped[Tensor, " m *k"], *, shrinkage: Shr
         z: the concept, one row an example: classes (integers or booleans, ``[n]``) or numbers (``[n]`` or
             ``[n, k]``).
         shrinkage: s, from 0 to 1, or ``"ledoit-wolf"`` for the coefficient of Ledoit & Wolf (2004).
+        z_as: ``"classes"`` or ``"values"``, whatever z's dtype; what may be either is refused without it.
 
     Raises:
-        ValueError: lengths that differ, a z that does not vary, numbers that are not finite, or no more
-            examples than dimensions without shrinkage: then any z is a linear function of x.
+        ValueError: lengths that differ, a z that does not vary, numbers that are not finite, no more
+            examples than dimensions without shrinkage (then any z is a linear function of x), or a z of
+            which its dtype does not tell how to read it; see ``as_concept``.
 
     Source: Belrose et al. (2023), "LEACE: Perfect linear concept erasure in closed form", section 4.
     """
-    _check(x, z)
+    x, z = _check(x, z, z_as)
     s = _coefficient(x, shrinkage)
     spread = _spread(x, s)
     if s == 0 and len(spread.scale) >= len(x) - 1:
@@ -105,35 +117,39 @@ def leace(x: Float[Tensor, "n d"], z: Shaped[Tensor, " m *k"], *, shrinkage: Shr
     return _without(spread, _concept_axes(spread, z), "leace" if s == 0 else f"leace, shrinkage {s:.3g}")
 
 
-def mean_projection(x: Float[Tensor, "n d"], z: Shaped[Tensor, " m *k"]) -> Eraser:
+def mean_projection(
+    x: Float[Tensor, "n d"], z: Shaped[Tensor, " m *k"], *, z_as: ReadAs | None = None
+) -> Eraser:
     """Project out the span of the differences of class means; of numbers, the directions of covariance.
 
     The orthogonal projection that leaves no covariance of x and z. It changes x more than ``leace``
     does, features included that only covary with what it takes.
 
     Args:
-        x, z: as in ``leace``.
+        x, z, z_as: as in ``leace``.
 
     Raises:
         ValueError: lengths that differ, a z that does not vary, or numbers that are not finite.
     """
-    _check(x, z)
+    x, z = _check(x, z, z_as)
     spread = _spread(x, 1.0)
     return _without(spread, _concept_axes(spread, z), "mean projection")
 
 
-def probe_projection(x: Float[Tensor, "n d"], z: Shaped[Tensor, " m *k"]) -> Eraser:
+def probe_projection(
+    x: Float[Tensor, "n d"], z: Shaped[Tensor, " m *k"], *, z_as: ReadAs | None = None
+) -> Eraser:
     """Project out the weights of a linear reader (least squares): what removing "the probe's direction" is.
 
     No erasure: where features are correlated, what is left tells the same, and a fresh reader finds it.
 
     Args:
-        x, z: as in ``leace``.
+        x, z, z_as: as in ``leace``.
 
     Raises:
         ValueError: lengths that differ, a z that does not vary, or numbers that are not finite.
     """
-    _check(x, z)
+    x, z = _check(x, z, z_as)
     spread = _spread(x, 0.0)
     basis = _concept_axes(spread, z)
     weights = spread.axes.mT @ (basis / spread.scale[:, None])  # the span of Sxx^+ Sxz
@@ -154,10 +170,13 @@ def random_erasers(
     Raises:
         ValueError: a rank below 0, or above the number of dimensions in which x varies.
     """
+    x = vectors_of(x)
+    whole_of(draws, "draws of random erasers", 1)
     spread = _spread(x, _coefficient(x, shrinkage))
     most = len(spread.scale)
-    if not 0 <= rank <= most:
-        raise ValueError(f"expected a rank in 0..{most}, the dimensions in which x varies, got {rank}")
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank <= most:
+        got = rank if isinstance(rank, (int, float)) else type(rank).__name__
+        raise ValueError(f"expected a rank in 0..{most}, the dimensions in which x varies, got {got}")
     generator = torch.Generator().manual_seed(seed)
     bases = torch.linalg.qr(torch.randn(draws, most, rank, generator=generator, dtype=torch.float64)).Q
     return [_without(spread, basis, "random eraser") for basis in bases]
@@ -211,42 +230,47 @@ def _without(spread: _Spread, basis: Float[Tensor, "r rank"], kind: str) -> Eras
 
 
 def _coefficient(x: Float[Tensor, "n d"], shrinkage: Shrinkage) -> float:
-    if shrinkage == "ledoit-wolf":
-        from sklearn.covariance import ledoit_wolf_shrinkage
+    if isinstance(shrinkage, str) and shrinkage == "ledoit-wolf":
+        with global_generators_kept():
+            from sklearn.covariance import ledoit_wolf_shrinkage
 
-        return float(ledoit_wolf_shrinkage(x.double().cpu().numpy()))
-    if isinstance(shrinkage, str) or not 0 <= shrinkage <= 1:
-        raise ValueError(f"expected a shrinkage from 0 to 1 or 'ledoit-wolf', got {shrinkage!r}")
+        exact = x.double().cpu() - x.double().cpu().mean(0)
+        largest = exact.abs().max()  # fourth powers are taken
+        return float(ledoit_wolf_shrinkage((exact / largest if largest > 0 else exact).numpy()))
+    if isinstance(shrinkage, bool) or not isinstance(shrinkage, (int, float)) or not 0 <= shrinkage <= 1:
+        raise ValueError(f"expected a shrinkage from 0 to 1 or 'ledoit-wolf', got {said(shrinkage)}")
     return float(shrinkage)
 
 
-def _check(x: Float[Tensor, "n d"], z: Shaped[Tensor, " m *k"]) -> None:
-    if len(x) != len(z) or len(x) < 2:
+def _check(x: Any, z: Any, z_as: ReadAs | None) -> tuple[Float[Tensor, "n d"], Shaped[Tensor, " n *k"]]:
+    x, z = tensor_of(x, "activations"), tensor_of(z, "a concept")
+    if x.ndim < 1 or z.ndim < 1 or len(x) != len(z) or len(x) < 2:
         raise ValueError(
-            f"expected as many rows of x as of z, at least 2, got {len(x)} and {len(z)}; give one z "
-            "for each example"
+            f"expected as many rows of x as of z, at least 2, got {len(x) if x.ndim else 0} and "
+            f"{len(z) if z.ndim else 0}; give one z for each example"
         )
+    z = as_concept(z, z_as)
     check_concept(z)
-    if not bool(x.isfinite().all()):
-        raise ValueError("expected finite activations, got infinite ones or NaN; look where they come from")
+    return vectors_of(x), z
 
 
 def check_concept(z: Shaped[Tensor, " n *k"]) -> None:
     """Refuse a concept that no eraser can be fitted to.
 
     Raises:
-        ValueError: numbers that are not finite, or a z that does not vary.
+        ValueError: numbers that are not finite, classes of several columns, or a z that does not vary.
     """
-    if z.is_complex() or (not z.is_floating_point() and z.ndim > 1):
+    if not z.is_floating_point() and z.ndim > 1:
         raise ValueError(
             f"expected classes [n], or real numbers [n] or [n, k], got {z.dtype} of shape {tuple(z.shape)}; "
-            "give classes as one integer a row, or make the numbers real"
+            "give classes as one integer a row, or z_as='values'"
         )
     if z.is_floating_point() and not bool(z.isfinite().all()):
         raise ValueError(
             "expected finite values of the concept, got infinite ones or NaN; leave those rows out"
         )
-    if bool((z == z[:1]).all()):
+    spread = z.amax(0) - z.amin(0)
+    if bool((spread <= 1e-12 * z.abs().amax(0)).all()):
         raise ValueError(
             "expected a concept that varies, got the same value for every example; there is nothing to erase"
         )

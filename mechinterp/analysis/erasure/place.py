@@ -17,8 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mechinterp.analysis.checks import check_model
+from mechinterp.analysis.erasure.concepts import kind_of
 from mechinterp.analysis.erasure.erasers import Eraser
-from mechinterp.analysis.erasure.readout import decodability, halve
+from mechinterp.analysis.erasure.readout import decodability, distinct_inputs, halve
+from mechinterp.analysis.repeats import RepeatedRows
+from mechinterp.analysis.statistics import bootstrap_interval
+from mechinterp.analysis.tensors import said, vectors_of
+from mechinterp.analysis.warn import warn
 from mechinterp.hooks import HookedRootModule, Site, axes_of, resolve, run, run_with_cache
 
 Metric = Callable[[Tensor], Tensor]
@@ -31,6 +36,8 @@ class Place:
     Args:
         vectors: that the site covers, ``[n, v, d]``, v of each example.
         fit, held: the examples to fit erasers on, and those to score with.
+        unit: of which examples belong together, since they are one input as far as the site tells, or
+            altogether; ``repeats`` says how many there are.
         intact: the metric of the held-out examples.
     """
 
@@ -44,6 +51,8 @@ class Place:
     fit: Int[Tensor, " fit"]
     held: Int[Tensor, " held"]
     intact: NDArray[np.float64]
+    unit: Int[Tensor, " n"]
+    repeats: str = ""
 
     @classmethod
     def of(
@@ -54,28 +63,61 @@ class Place:
         metric: Metric,
         seed: int,
         forward: Mapping[str, Any],
+        concept: Shaped[Tensor, " n *more"],
     ) -> Place:
         """Run the intact network.
+
+        Args:
+            concept: of each example, or its vectors, which tells whether examples can be kept apart.
 
         Raises:
             ValueError: a site of several hook points, of single examples or with padding; a model that drops
                 out at random; or a metric that is not one finite number an example.
         """
+        check_model(model)
+        if not isinstance(site, Site) or not callable(metric):
+            raise TypeError(
+                f"expected a Site and a metric of the outputs, got {type(site).__name__} and "
+                f"{type(metric).__name__}; give Site.at(name, position=-1) and a function"
+            )
         names = resolve(model, site)
         if len(names) > 1 or "batch" in dict(site.index):
             raise ValueError(
                 f"expected a site of one hook point and of all examples, got {site}, which covers "
                 f"{len(names)}; fit an eraser for each, and pass their edits to run"
             )
-        check_model(model)
         outputs, cache = run_with_cache(model, inputs, names=names[0], **forward)
         _check_real(site, names[0], cache[names[0]], forward.get("attention_mask"))
-        fit, held = halve(torch.arange(len(inputs)), seed)
+        vectors = site.read(names[0], cache[names[0]]).flatten(1, -2).cpu()
+        vectors_of(vectors.flatten(0, 1))
+        unit, repeats = _units(vectors, inputs, concept, str(site))
+        every = torch.arange(len(inputs))
+        fit, held = halve(every, seed)
+        if unit is not None:
+            fit, held = (every[torch.isin(unit, half)] for half in halve(unit.unique(), seed))
         return cls(
             model=model, inputs=inputs, site=site, metric=metric, forward=forward, seed=seed,
-            vectors=site.read(names[0], cache[names[0]]).flatten(1, -2).cpu(), fit=fit, held=held,
+            vectors=vectors, fit=fit, held=held, unit=every if unit is None else unit, repeats=repeats,
             intact=_one_each(metric(outputs), len(inputs))[held],
         )  # fmt: skip
+
+    def interval(self, change: NDArray[np.float64]) -> tuple[float, float]:
+        """A bootstrap interval of the mean over held-out examples, or over inputs where they repeat."""
+        unit = self.unit[self.held].unique(return_inverse=True)[1].numpy()
+        if unit.max() + 1 == len(unit):
+            return bootstrap_interval(change)
+        total, count = np.bincount(unit, change), np.bincount(unit)
+
+        def mean(drawn: NDArray, axis: int) -> NDArray:
+            which = drawn.astype(int)
+            return total[which].sum(axis) / count[which].sum(axis)
+
+        return bootstrap_interval(np.arange(len(total)), mean)
+
+    @property
+    def said(self) -> dict[str, str]:
+        """What provenance says of inputs that repeat."""
+        return {"repeats": self.repeats} if self.repeats else {}
 
     @property
     def fitted_on(self) -> Float[Tensor, "row d"]:
@@ -91,8 +133,9 @@ class Place:
         """What a fresh linear reader finds of a concept in the held-out vectors, erased or not."""
         left = self.vectors[self.held]
         left = left if eraser is None else eraser(left)
-        group = self.held[:, None].expand(left.shape[:2]).flatten()
-        return decodability(left.flatten(0, 1), concept[self.held].flatten(0, 1), group, self.seed)
+        group = self.unit[self.held][:, None].expand(left.shape[:2]).flatten()
+        about = concept[self.held].flatten(0, 1)
+        return decodability(left.flatten(0, 1), about, group, self.seed, z_as=kind_of(about))
 
     def for_each_vector(self, z: Tensor) -> Shaped[Tensor, "n v *k"]:
         """A concept of examples, or of their vectors, as one of vectors.
@@ -110,19 +153,54 @@ class Place:
         return z if z.ndim == own else z[:, None].expand(n, v, *z.shape[1:])
 
 
+def _units(
+    vectors: Float[Tensor, "n v d"], inputs: Tensor, concept: Shaped[Tensor, " n *more"], site: str
+) -> tuple[Int[Tensor, " n"] | None, str]:
+    """The input of each example, if some repeat and there are enough of them, and what there is to say.
+
+    Warns:
+        RepeatedRows: the concept is attached to inputs of which there are too few to hold some out, or to
+            vectors at several positions, which cannot be held out by examples.
+    """
+    found, whole = distinct_inputs(vectors.flatten(1), concept), distinct_inputs(inputs, concept)
+    said, mixed = found.said, found.mixed
+    if vectors.shape[1] > 1:
+        rows = concept if concept.ndim > (2 if concept.is_floating_point() else 1) else None
+        if rows is None:
+            rows = concept[:, None].expand(len(concept), vectors.shape[1], *concept.shape[1:])
+        each = distinct_inputs(vectors.flatten(0, 1), rows.flatten(0, 1))
+        if each.of_row is not None and each.attached:
+            said, mixed = each.said, True
+    if mixed:
+        warn(
+            f"expected vectors at {site} that can be held out, as the concept is attached to them, got "
+            f"{said}; what a reader finds says that they are remembered, not that the concept is there",
+            RepeatedRows,
+        )
+    how = f"{said}, {'on both sides of the split' if mixed else 'held out whole'}"
+    if found.apart:
+        return found.of_row, how
+    return (whole.of_row if whole.apart else None), how if mixed else ""
+
+
 def check_enough(inputs: Tensor, z: Tensor, draws: int) -> None:
     """Refuse too few examples, or none to set beside.
 
     Raises:
         ValueError: as said.
     """
+    if not isinstance(inputs, Tensor) or inputs.ndim == 0:
+        got = type(inputs).__name__ if not isinstance(inputs, Tensor) else "a scalar"
+        raise TypeError(
+            f"expected inputs as a tensor, one row an example, got {got}; of a batch give its inputs"
+        )
     if len(inputs) < 8 or len(z) != len(inputs):
         raise ValueError(
             f"expected at least 8 examples, half to fit and half to score on, and a z for each, got "
             f"{len(inputs)} examples and {len(z)} z"
         )
-    if draws < 1:
-        raise ValueError(f"expected at least 1 random eraser as a control, got draws={draws}")
+    if not isinstance(draws, int) or draws < 1:
+        raise ValueError(f"expected at least 1 random eraser as a control, got draws={said(draws)}")
 
 
 def _check_real(site: Site, name: str, x: Tensor, mask: Tensor | None) -> None:
@@ -142,6 +220,8 @@ def _check_real(site: Site, name: str, x: Tensor, mask: Tensor | None) -> None:
 
 
 def _one_each(scores: Tensor, n: int) -> NDArray[np.float64]:
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"expected a metric that gives a tensor [{n}], got {type(scores).__name__}")
     if scores.shape != (n,) or not bool(scores.isfinite().all()):
         problem = "NaN or infinity" if scores.shape == (n,) else f"shape {tuple(scores.shape)}"
         raise ValueError(

@@ -13,13 +13,19 @@ from torch import Tensor
 
 from mechinterp.analysis.probes.kinds import Probe
 from mechinterp.analysis.probes.layout import Layout
+from mechinterp.analysis.probes.scale import one_scale
 from mechinterp.analysis.probes.scores import Score, accuracy
 from mechinterp.analysis.probes.targets import Targets, classes, numbers
+from mechinterp.analysis.randomness import global_generators_kept
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier(Probe):
-    """The base of probes that tell classes apart, on activations scaled to unit variance."""
+    """The base of probes that tell classes apart, on activations scaled to a mean variance of 1.
+
+    One scale serves all features, since a stream has no axes of its own; see ``one_scale``. Results depend
+    on the seed alone, and in their last bits on the number of threads.
+    """
 
     units: ClassVar[str] = "accuracy, held out"
     score: ClassVar[Score] = staticmethod(accuracy)
@@ -46,6 +52,7 @@ class Classifier(Probe):
             labels = y.argmax(-1)
             if len(labels.unique()) == 1:  # of a control task, say; scikit-learn refuses to fit it
                 return torch.eye(kinds, dtype=torch.float64)[labels[:1].expand(len(new))]
+            x, new = one_scale(x, new)
             answers = self.estimator(seed).fit(x.cpu().numpy(), labels.numpy()).predict(new.cpu().numpy())
             return torch.eye(kinds, dtype=torch.float64)[torch.from_numpy(answers)]
 
@@ -71,10 +78,11 @@ class Logistic(Classifier):
     C: float = 1.0
 
     def estimator(self, seed: int) -> Any:
-        """``LogisticRegression`` after scaling."""
-        from sklearn.linear_model import LogisticRegression
+        """``LogisticRegression``."""
+        with global_generators_kept():
+            from sklearn.linear_model import LogisticRegression
 
-        return _scaled(LogisticRegression(C=self.C, max_iter=1000))
+        return LogisticRegression(C=self.C, max_iter=1000, random_state=seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +99,16 @@ class MLP(Classifier):
     """Epochs of Adam at the most."""
 
     def estimator(self, seed: int) -> Any:
-        """``MLPClassifier`` after scaling."""
-        from sklearn.neural_network import MLPClassifier
+        """``MLPClassifier``."""
+        with global_generators_kept():
+            from sklearn.neural_network import MLPClassifier
 
-        return _scaled(MLPClassifier(random_state=seed, **_perceptron(self)))
+        return MLPClassifier(random_state=seed, **_perceptron(self))
 
 
 @dataclass(frozen=True, kw_only=True)
 class MLPRegression(Probe):
-    """A perceptron with hidden layers of ReLUs that regresses on numbers."""
+    """A perceptron with hidden layers of ReLUs that regresses on numbers, on activations of ``one_scale``."""
 
     name: ClassVar[str] = "mlp_regression_probe"
 
@@ -122,12 +131,14 @@ class MLPRegression(Probe):
         seed: int = 0,
     ) -> tuple[Float[Tensor, "cell draw m target component"], dict[str, Float[Tensor, "cell target"]]]:
         """One fit for each cell, draw and target, of targets scaled to unit variance."""
-        from sklearn.compose import TransformedTargetRegressor
-        from sklearn.neural_network import MLPRegressor
-        from sklearn.preprocessing import StandardScaler
+        with global_generators_kept():
+            from sklearn.compose import TransformedTargetRegressor
+            from sklearn.neural_network import MLPRegressor
+            from sklearn.preprocessing import StandardScaler
 
         def fit(x: Tensor, y: Tensor, new: Tensor) -> Tensor:
-            perceptron = _scaled(MLPRegressor(random_state=seed, **_perceptron(self)))
+            x, new = one_scale(x, new)
+            perceptron = MLPRegressor(random_state=seed, **_perceptron(self))
             model = TransformedTargetRegressor(perceptron, transformer=StandardScaler())
             answers = model.fit(x.cpu().numpy(), y.numpy().ravel()).predict(new.cpu().numpy())
             return torch.from_numpy(answers).double().view(len(new), -1)
@@ -154,10 +165,3 @@ def _perceptron(settings: MLP | MLPRegression) -> dict[str, Any]:
         "hidden_layer_sizes": tuple(settings.hidden), "alpha": settings.weight_decay,
         "max_iter": settings.steps, "n_iter_no_change": settings.steps,
     }  # fmt: skip
-
-
-def _scaled(estimator: Any) -> Any:
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return make_pipeline(StandardScaler(), estimator)

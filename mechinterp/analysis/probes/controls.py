@@ -72,7 +72,7 @@ def type_numbers(
     Raises:
         ValueError: other shapes, or types that are not integers.
     """
-    if types is None and (inputs is None or inputs.ndim != 2 or inputs.is_floating_point()):
+    if types is None and (inputs is None or inputs.ndim != 2 or not is_whole(inputs)):
         return None
     found = inputs if types is None else types[:, None] if types.ndim == 1 else types
     if found is None or found.ndim != 2 or found.shape[0] != batch or found.shape[1] not in (1, length):
@@ -80,9 +80,14 @@ def type_numbers(
             f"expected input types [{batch}] or [{batch}, {length}], got {list(found.shape)}; they say which "
             "examples share a label in the control task"
         )
-    if found.is_floating_point():
+    if found.is_floating_point() or found.is_complex():
         raise ValueError(f"expected integer input types, got {found.dtype}; number them")
     return found.cpu().unique(return_inverse=True)[1].view(found.shape)
+
+
+def is_whole(x: Tensor) -> bool:
+    """Whether numbers are integers or booleans by their dtype."""
+    return not x.is_floating_point() and not x.is_complex()
 
 
 def raw_features(
@@ -93,7 +98,7 @@ def raw_features(
     Args:
         by_position: for probes of pooled positions, which one it is becomes part of the features.
     """
-    if inputs.is_floating_point():
+    if not is_whole(inputs):
         at = inputs if inputs.ndim == 3 else inputs[..., None]
     else:
         numbered = inputs.cpu().unique(return_inverse=True)[1].view(inputs.shape)

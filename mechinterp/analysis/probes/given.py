@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,13 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechinterp.analysis.probes.apart import Apart, Rows, keep_apart
 from mechinterp.analysis.probes.controls import raw_features, type_numbers
 from mechinterp.analysis.probes.layout import Layout, check_finite, lay_out, read_activations
 from mechinterp.analysis.probes.targets import Targets, Variable, check_targets
+from mechinterp.analysis.repeats import RepeatedRows
+from mechinterp.analysis.tensors import tensor_of
+from mechinterp.analysis.warn import warn
 from mechinterp.hooks import ActivationCache
 
 Cache = ActivationCache | Mapping[str, Tensor] | Tensor
@@ -25,21 +30,40 @@ class Given:
 
     Args:
         activations: by hook, ``[batch, pos, d]``.
-        others: the same of the untrained network or of the raw input, by name and hook.
+        others: the same of the untrained network or of the raw input, by name and hook, and their layout.
+        repeats: which inputs repeat, and what was done; and cells in which they are on both sides.
         types: input types of the control task.
     """
 
     activations: Mapping[str, Float[Tensor, "batch pos _"]]
     layout: Layout
     targets: Targets
-    others: Mapping[str, Mapping[str, Float[Tensor, "batch _ _"]]]
+    others: Mapping[str, tuple[Mapping[str, Float[Tensor, "batch _ _"]], Layout]]
     types: Int[Tensor, "batch _"] | None
+    repeats: Apart | None = None
 
     @property
     def axes(self) -> dict[str, list]:
         """Names along each axis of the result."""
         named = {self.targets.dim: list(self.targets.names)} if self.targets.dim else {}
         return {"hook": list(self.activations), "position": list(self.layout.positions), **named}
+
+    def told(self) -> dict[str, str]:
+        """What provenance says of inputs that repeat.
+
+        Warns:
+            RepeatedRows: a variable is attached to inputs that stand on both sides of the split.
+        """
+        if self.repeats is None or not self.repeats.said:
+            return {}
+        if mixed := self.repeats.mixed:
+            warn(
+                f"expected inputs that can be held out whole, since the variable is attached to them, got "
+                f"{mixed[0]}{f', and {len(mixed) - 1} such cells more' if mixed[1:] else ''}; a score there "
+                "says that inputs are remembered, not that the variable can be read",
+                RepeatedRows,
+            )
+        return {"repeats": "; ".join(self.repeats.said)}
 
     def label(self, x: Float[Tensor, "*hook position target"], units: str = "") -> xr.DataArray:
         """Numbers with names for their axes, the last of those that results have."""
@@ -62,7 +86,7 @@ def gather(
     activations: Cache,
     variable: Variable,
     encode: Callable[[Variable, Layout], Targets],
-    rows: Callable[[int], Mapping[str, Tensor]],
+    rows: Rows,
     *,
     mask: Bool[Tensor, "_ _"] | None,
     positions: Sequence[int] | None,
@@ -76,28 +100,48 @@ def gather(
     """Read and check all of it; the arguments are those of ``probe``.
 
     Args:
-        rows: makes the splits' sequences from the number of examples.
+        rows: makes the splits' sequences from the number of examples, and the inputs that repeat.
 
     Raises:
         ValueError: whatever is wrong with any of it.
     """
     read = read_activations(activations)
+    variable = (
+        {name: tensor_of(x, f"the variable {name}") for name, x in variable.items()}
+        if (isinstance(variable, Mapping))
+        else tensor_of(variable, "the variable")
+    )
     batch, length = next(iter(read.values())).shape[:2]
     layout = lay_out(
-        batch, length, rows(batch), mask=mask, positions=positions, pool=pool, together=together,
+        batch, length, rows(batch, None), mask=mask, positions=positions, pool=pool, together=together,
         within=within,
     )  # fmt: skip
     targets = encode(variable, layout)
     check_targets(targets, layout)
     for name, x in read.items():
         check_finite(name, x, layout.parts)
-    others = {} if untrained is None else {"untrained": _second_set(untrained, read, layout)}
+    apart = Apart(layout=layout)
+    if together is None:
+        apart = keep_apart(layout, read, targets.values, rows)
+        check_targets(targets, apart.layout)
+    others: dict[str, tuple[Mapping[str, Tensor], Layout]] = {}
+    if untrained is not None:
+        others["untrained"] = _second_set(untrained, read, layout), apart.layout
     if inputs is not None:
-        others["raw_input"] = _raw_input(inputs, mask, pool, layout)
+        raw = _raw_input(inputs, mask, pool, layout)
+        own = layout
+        if together is None:
+            own = keep_apart(layout, raw, targets.values, rows, must=False).layout
+        others["raw_input"] = raw, own
     return Given(
-        activations=read, layout=layout, targets=targets, others=others,
+        activations=read, layout=apart.layout, targets=targets, others=others, repeats=apart,
         types=type_numbers(types, inputs, batch, length),
     )  # fmt: skip
+
+
+def tensors_of(**given: Any) -> dict[str, Tensor | None]:
+    """Optional arguments as tensors, by name; ``None`` stays."""
+    return {name: None if x is None else tensor_of(x, name) for name, x in given.items()}
 
 
 def _second_set(given: Cache, read: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
@@ -116,7 +160,7 @@ def _second_set(given: Cache, read: Mapping[str, Tensor], layout: Layout) -> dic
 
 
 def _raw_input(inputs: Tensor, mask: Tensor | None, pool: bool, layout: Layout) -> dict[str, Tensor]:
-    fits = inputs.ndim in (2, 3) and len(inputs) == layout.batch
+    fits = inputs.ndim in (2, 3) and len(inputs) == layout.batch and not inputs.is_complex()
     if not fits or ((pool or mask is not None) and inputs.shape[1] != layout.length):
         raise ValueError(
             f"expected the activations' inputs, [{layout.batch}, {layout.length}] tokens or vectors there, "

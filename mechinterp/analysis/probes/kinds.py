@@ -7,19 +7,21 @@ controls and statistics are the same for all probes. A new probe is a subclass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechinterp.analysis.probes.layout import Layout
-from mechinterp.analysis.probes.ridge import PENALTIES, fit_ridge
+from mechinterp.analysis.probes.ridge import PENALTIES, fit_cells
 from mechinterp.analysis.probes.scores import Score, r_squared
 from mechinterp.analysis.probes.simplex import project_to_simplex
 from mechinterp.analysis.probes.targets import Targets, beliefs, numbers, waves
+
+RISE = "rise at the end of the penalties"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,9 @@ class Probe:
     score: ClassVar[Score] = staticmethod(r_squared)
     shuffles: ClassVar[int] = 1
     """How many draws of shuffled labels the control takes unless it is told: as many as are cheap."""
+
+    leaves_out: ClassVar[bool] = False
+    """Whether ``predict`` takes ``alike``, the input of each training row, to leave out all rows of one."""
 
     def encode(self, variable: Any, layout: Layout) -> Targets:
         """The variable as target vectors.
@@ -63,10 +68,19 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Ridge(Probe):
-    """Linear regression on numbers, with a penalty chosen by leave-one-out for each target."""
+    """Linear regression on numbers, with a penalty chosen by leave-one-out for each target.
+
+    Penalties are in units of the activations' mean variance over features, in the training examples: one
+    scale for all, since a stream has no axes of its own. So neither the scale of activations or targets
+    matters, nor a constant added to them, nor a rotation.
+
+    Args:
+        penalties: to choose from.
+    """
 
     name: ClassVar[str] = "ridge_probe"
     shuffles: ClassVar[int] = 100
+    leaves_out: ClassVar[bool] = True
 
     penalties: Sequence[float | int] = PENALTIES
 
@@ -80,13 +94,17 @@ class Ridge(Probe):
         train_y: Float[Tensor, "#cell draw n target component"],
         test_x: Float[Tensor, "#cell m d"],
         seed: int = 0,
+        alike: Int[Tensor, " n"] | None = None,
     ) -> tuple[Float[Tensor, "cell draw m target component"], dict[str, Float[Tensor, "cell target"]]]:
-        """All draws from one decomposition; the note is ``penalty``, one for all components of a target."""
-        draws, _, targets, components = train_y.shape[1:]
+        """All draws from one decomposition; notes are one for all components of a target.
+
+        They are ``penalty``, and ``RISE``: by how much R² still rises there, if that is an end of the grid.
+        """
+        sizes = _, _, components = train_y.shape[1], *train_y.shape[3:]
         columns = train_y.movedim(1, 2).flatten(2).to(train_x.device)
-        predicted, penalty = fit_ridge(train_x, columns, test_x, self.penalties, together=components)
-        predicted = predicted.cpu().unflatten(-1, (draws, targets, components)).movedim(2, 1)
-        return predicted, {"penalty": penalty.cpu().unflatten(-1, (draws, targets, components))[:, 0, :, 0]}
+        found = fit_cells(train_x, columns, test_x, self.penalties, components, True, alike)
+        predicted, penalty, rise = (each.cpu().unflatten(-1, sizes) for each in found)
+        return predicted.movedim(2, 1), {"penalty": penalty[:, 0, :, 0], RISE: rise[:, 0, :, 0]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +142,10 @@ class Fourier(Ridge):
 
     def encode(self, variable: Any, layout: Layout) -> Targets:
         """Cosines and sines of an integer variable."""
+        if isinstance(variable, Mapping):
+            raise ValueError(
+                "expected one variable to take waves of, got a mapping; probe one after the other"
+            )
         if variable.is_floating_point():
             raise ValueError(
                 f"expected integers mod {self.p}, got {variable.dtype}; Periods takes real numbers"
@@ -175,7 +197,8 @@ class Simplex(Ridge):
         train_y: Float[Tensor, "#cell draw n target component"],
         test_x: Float[Tensor, "#cell m d"],
         seed: int = 0,
+        alike: Int[Tensor, " n"] | None = None,
     ) -> tuple[Float[Tensor, "cell draw m target component"], dict[str, Float[Tensor, "cell target"]]]:
         """As ridge regression, projected."""
-        predicted, notes = Ridge.predict(self, train_x, train_y, test_x, seed)
+        predicted, notes = Ridge.predict(self, train_x, train_y, test_x, seed, alike)
         return project_to_simplex(predicted), notes

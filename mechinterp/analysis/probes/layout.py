@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mechinterp.analysis.tensors import tensor_of
 from mechinterp.hooks import ActivationCache
 
 LEAST = 5  # examples of each split; with fewer, no score means anything
@@ -28,6 +30,8 @@ class Part:
         pooled: whether all columns' tokens make up a single cell.
         together: the group of each sequence, where groups are dealt out whole.
         within: whether labels are dealt out within groups instead.
+        hooks: those that it is about; ``None``: all.
+        found: whether groups are rows found equal, not given.
     """
 
     at: list[int]
@@ -37,6 +41,8 @@ class Part:
     pooled: bool = False
     together: Int[Tensor, " batch"] | None = None
     within: bool = False
+    hooks: frozenset[str] | None = None
+    found: bool = False
 
     def take(self, x: Tensor, split: str) -> Tensor:
         """The tokens of ``x [batch, pos, ...]`` in a split, ``[cell, n, ...]``; one position serves all."""
@@ -146,7 +152,15 @@ def lay_out(
     Raises:
         ValueError: no such position, a mask of another shape, or too few real tokens.
     """
-    chosen = list(range(length)) if positions is None else [_position(at, length) for at in positions]
+    given = torch.arange(length) if positions is None else torch.zeros(())
+    if isinstance(positions, (Sequence, np.ndarray, Tensor)) and not isinstance(positions, str):
+        given = tensor_of(positions, "positions")
+    if given.ndim != 1 or (len(given) and (given.is_floating_point() or given.is_complex())):
+        raise ValueError(
+            f"expected positions as a list of whole numbers, got {type(positions).__name__}; of one give [it]"
+        )
+    every = given.tolist()
+    chosen = [_position(at, length) for at in every]
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"expected at least one position, each once, got {positions}; leave it out for all")
     if mask is not None and (mask.shape != (batch, length) or mask.dtype != torch.bool):
@@ -196,8 +210,13 @@ def split_rows(
     test: float | Bool[Tensor, " batch"],
     seed: int,
     together: Int[Tensor, " batch"] | None = None,
+    repeats: Int[Tensor, " batch"] | None = None,
 ) -> dict[str, Int[Tensor, " row"]]:
     """Training and held-out rows: those given, or a share of the rows or groups, drawn by ``seed``.
+
+    Args:
+        repeats: groups that were found, not given: at least ``LEAST`` are put on either side, if there are
+            enough, and a split that is given stays as it is.
 
     Raises:
         ValueError: a share that is not between 0 and 1, marks of another length, or a group that is split.
@@ -208,6 +227,8 @@ def split_rows(
             f"{list(together.shape)}"
         )
     group = torch.arange(batch) if together is None else together.unique(return_inverse=True)[1]
+    if repeats is not None and not isinstance(test, Tensor):
+        group = repeats.unique(return_inverse=True)[1]
     if isinstance(test, Tensor):
         if test.shape != (batch,) or test.dtype != torch.bool:
             raise ValueError(
@@ -219,33 +240,38 @@ def split_rows(
             raise ValueError(
                 f"expected every group of together on one side of test, got {len(both.unique())} on both"
             )
-    elif not 0 < test < 1:
+    elif isinstance(test, bool) or not isinstance(test, (int, float)) or not 0 < test < 1:
         raise ValueError(f"expected a share of held-out examples between 0 and 1, got {test}; 0.25 is usual")
     else:
         count = int(group.max()) + 1
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        held_out = torch.isin(group, order[: round(test * count)])
+        most = round(test * count)
+        if repeats is not None and count >= 2 * LEAST:
+            most = min(max(most, LEAST), count - LEAST)
+        held_out = torch.isin(group, order[:most])
     return {"train": (~held_out).nonzero().squeeze(-1), "test": held_out.nonzero().squeeze(-1)}
 
 
 def read_activations(activations: ActivationCache | Mapping[str, Tensor] | Tensor) -> dict[str, Tensor]:
-    """Activations by hook name, each ``[batch, pos, d]`` in single or double precision.
+    """Activations by hook name, each ``[batch, pos, d]``; half precision as single, in which it is exact.
 
     A tensor alone is called ``"activations"``; ``[batch, d]`` counts as a single position.
 
     Raises:
+        TypeError: neither tensors nor arrays.
         ValueError: none, not floating-point, of another number of axes, or of lengths that differ.
     """
-    given = {"activations": activations} if isinstance(activations, Tensor) else dict(activations.items())
+    given = dict(activations.items()) if hasattr(activations, "items") else {"activations": activations}
     if not given:
         raise ValueError("expected activations of at least one hook point, got none; see run_with_cache")
-    read = {name: (x[:, None] if x.ndim == 2 else x).detach() for name, x in given.items()}
+    given = {str(name): tensor_of(x, f"activations of {name}") for name, x in given.items()}
+    read = {name: x[:, None] if x.ndim == 2 else x for name, x in given.items()}
     first = next(iter(read.values()))
     for name, x in read.items():
-        if x.ndim != 3 or not x.is_floating_point():
+        if x.ndim != 3 or not x.is_floating_point() or not x.numel():
             raise ValueError(
                 f"expected floating-point activations [batch, pos, d] of {name}, got {x.dtype} "
-                f"{list(given[name].shape)}; keep such hooks only (names=), flatten heads, convert ids"
+                f"{list(given[name].shape)}; keep such hooks only (names=), flatten heads, give rows"
             )
         if x.shape[:2] != first.shape[:2]:
             raise ValueError(
@@ -273,6 +299,8 @@ def check_finite(name: str, x: Tensor, parts: Sequence[Part]) -> None:
 
 
 def _position(at: int, length: int) -> int:
+    if isinstance(at, bool) or not isinstance(at, (int, np.integer)):
+        raise ValueError(f"expected positions as whole numbers, got {at!r}; of one give [it]")
     if not -length <= at < length:
         raise ValueError(f"expected positions within [-{length}, {length}), got {at}")
-    return at % length
+    return int(at) % length

@@ -65,14 +65,16 @@ def measure(
         truth = {split: each[:, 0] for split, each in labels.items()}
         orders, unit = part.shuffles("test", permutations, seed + 1), part.units("test")
         undefined = ~_all_vary(labels, first_task)
-        for hook, x in enumerate(activations.values()):
+        for hook, (name, x) in enumerate(activations.items()):
+            if part.hooks is not None and name not in part.hooks:
+                continue
             found, notes = _predict(probe, part, x, labels["train"], seed)
             score = probe.score(found, labels["test"])
             score[:, first_task:].masked_fill_(undefined, torch.nan)
             scores[hook, part.at] = score
             single["trivial"][hook, part.at] = probe.trivial(truth["train"], truth["test"])
-            for name, note in notes.items():
-                single.setdefault(name, torch.full_like(scores[:, :, 0], torch.nan))[hook, part.at] = note
+            for called, note in notes.items():
+                single.setdefault(called, torch.full_like(scores[:, :, 0], torch.nan))[hook, part.at] = note
             if permutations:
                 single["p_value"][hook, part.at] = shuffle_p_values(found[:, 0], truth["test"], orders)
             for cell, position in enumerate(part.at):
@@ -93,8 +95,9 @@ def _predict(
     at_once = max(1, _MOST // labels[0].numel())
     given = [x if len(x) == 1 else x.split(at_once) for x in (old, labels, new)]
     runs = -(-cells // at_once)
+    more = {"alike": part.units("train").unique(return_inverse=True)[1]} if part.found else {}
     each = [
-        probe.predict(*some, seed)
+        probe.predict(*some, seed, **(more if probe.leaves_out else {}))
         for some in zip(*([x] * runs if isinstance(x, Tensor) else x for x in given))
     ]
     found, notes = zip(*each)

@@ -19,9 +19,12 @@ from torch import Tensor
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.probes.classifiers import Logistic
 from mechinterp.analysis.probes.controls import draw_labels
-from mechinterp.analysis.probes.given import Cache, Given, gather
+from mechinterp.analysis.probes.given import Cache, Given, gather, tensors_of
+from mechinterp.analysis.probes.layout import Layout
+from mechinterp.analysis.probes.scale import one_scale
 from mechinterp.analysis.probes.scores import bootstrap
 from mechinterp.analysis.probes.targets import Variable, classes
+from mechinterp.analysis.tensors import tensor_of, vectors_of, whole_of
 from mechinterp.result import Result
 
 ENDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -38,6 +41,7 @@ def code_length(
     *,
     ends: Sequence[float] = ENDS,
     penalties: Sequence[float] = PENALTIES,
+    together: Int[Tensor, " n"] | None = None,
 ) -> Float[Tensor, " n"]:
     """Bits of each label, given the activations and the labels before its block.
 
@@ -45,9 +49,29 @@ def code_length(
     Bayesian mixture of logistic regressions gives them, one for each penalty: never more than
     log2(penalties) bits in all above the best of them. Each regression counts the uniform guess as
     one more example, since a label that it has not seen yet must not cost infinitely much.
+
+    Args:
+        together: the group of each row, where rows of one input follow one another: no block ends within a
+            group, since of its other rows the label is known.
     """
+    x, labels = vectors_of(x), tensor_of(labels, "labels").cpu()
+    fits = labels.ndim == 1 and len(x) == len(labels) > 0 and not labels.is_floating_point()
+    fits = fits and not labels.is_complex() and not isinstance(kinds, bool) and isinstance(kinds, int)
+    if not fits or not 0 <= int(labels.min()) <= int(labels.max()) < kinds:
+        raise ValueError(
+            f"expected activations [n, d] and as many classes below {kinds}, got {x.dtype} "
+            f"{list(x.shape)} and {labels.dtype} {list(labels.shape)}; number the classes"
+        )
+    x, labels = x if x.dtype == torch.float64 else x.float(), labels.long()
+    if not penalties or not all(0 < C < math.inf for C in penalties) or not all(0 < end <= 1 for end in ends):
+        raise ValueError(
+            f"expected penalties C > 0 and ends of blocks in (0, 1], got {list(penalties)} and {list(ends)}"
+        )
     n = len(labels)
     stops = sorted({max(1, math.ceil(end * n)) for end in ends} | {n})
+    if together is not None:
+        last = torch.cat(((together[1:] != together[:-1]).nonzero()[:, 0] + 1, torch.tensor([n])))
+        stops = sorted({int(last[last >= stop].min()) for stop in stops})
     log_p = torch.full((len(penalties), n), -math.log(kinds), dtype=torch.float64)
     for seen, stop in pairwise(stops):
         for row, C in zip(log_p, penalties):
@@ -66,7 +90,8 @@ def _class_probabilities(
     if len(known) == 1:
         p[:, known] = 1.0
         return p
-    fitted = Logistic(C=C).estimator(seed=0).fit(x.cpu().numpy(), labels.numpy())
+    x, new = one_scale(x, new)
+    fitted = Logistic(C=C).estimator(seed=0).fit(x.cpu().numpy(), labels.cpu().numpy())
     p[:, known] = torch.from_numpy(fitted.predict_proba(new.cpu().numpy())).double()
     return p
 
@@ -101,39 +126,60 @@ def online_code(
     Raises:
         ValueError: as ``probe``, or a variable that is not of integers.
     """
+    shuffles = whole_of(shuffles, "shuffles")
+    mask, inputs, types = tensors_of(mask=mask, inputs=inputs, types=types).values()
     given = gather(
-        activations, variable, classes, lambda n: _sending_order(n, seed), mask=mask, positions=positions,
-        pool=pool, untrained=untrained, inputs=inputs, types=types,
-    )  # fmt: skip
-    bits, each = _code_lengths(given, given.activations, shuffles, seed)
-    others = {name: _code_lengths(given, x, 0, seed)[0][:, :, 0] for name, x in given.others.items()}
-    sizes = {"seed": seed, "shuffles": shuffles, "n": given.layout.sizes("all")}
+        activations,
+        variable,
+        classes,
+        lambda n, alike: _sending_order(n, seed, alike),
+        mask=mask,
+        positions=positions,
+        pool=pool,
+        untrained=untrained,
+        inputs=inputs,
+        types=types,
+    )
+    bits, each = _code_lengths(given, given.activations, given.layout, shuffles, seed)
+    others = {
+        name: _code_lengths(given, x, layout, 0, seed)[0][:, :, 0]
+        for name, (x, layout) in given.others.items()
+    }
+    sizes = {"seed": seed, "shuffles": shuffles, "n": given.layout.sizes("all"), **given.told()}
     return _as_result(given, bits, each, shuffles, others, gated(gate, {**(provenance or {}), **sizes}))
 
 
-def _sending_order(n: int, seed: int) -> dict[str, Int[Tensor, " n"]]:
-    return {"all": torch.randperm(n, generator=torch.Generator().manual_seed(seed))}
+def _sending_order(n: int, seed: int, alike: Tensor | None = None) -> dict[str, Int[Tensor, " n"]]:
+    """An order at random, in which rows of one input follow one another."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    if alike is not None:
+        turn = torch.full((int(alike.max()) + 1,), n).scatter_reduce(0, alike[order], torch.arange(n), "amin")
+        order = order[turn[alike[order]].argsort(stable=True)]
+    return {"all": order}
 
 
 def _code_lengths(
-    given: Given, activations: Mapping[str, Tensor], shuffles: int, seed: int
+    given: Given, activations: Mapping[str, Tensor], layout: Layout, shuffles: int, seed: int
 ) -> tuple[Float[Tensor, "hook position draw target"], dict[tuple[int, int, int], tuple[Tensor, Tensor]]]:
     """Bits of the truth, its shuffles and control tasks; each example's of the truth, and its sequence."""
     values, draws = given.targets.values, 1 + shuffles * (1 if given.types is None else 2)
     kinds = (1 + values.argmax(-1).amax((0, 1))).tolist()
-    bits = torch.zeros(len(activations), len(given.layout.positions), draws, len(kinds)).double()
+    bits = torch.zeros(len(activations), len(layout.positions), draws, len(kinds)).double()
     each = {}
-    for part in given.layout.parts:
+    for part in layout.parts:
         labels = draw_labels(values, part, shuffles, given.types, seed)["all"].argmax(-1)
-        for hook, x in enumerate(activations.values()):
+        alike = None if part.together is None else part.units("all")
+        for hook, (name, x) in enumerate(activations.items()):
+            if part.hooks is not None and name not in part.hooks:
+                continue
             x = part.take(x, "all")
             for cell, position in enumerate(part.at):
                 for draw, target in product(range(labels.shape[1]), range(len(kinds))):
                     y = labels[cell % len(labels), draw, :, target]
-                    found = code_length(x[cell % len(x)], y, kinds[target])
+                    found = code_length(x[cell % len(x)], y, kinds[target], together=alike)
                     bits[hook, position, draw, target] = found.sum()
                     if draw == 0:
-                        each[hook, position, target] = found, part.sequences("all")
+                        each[hook, position, target] = found, part.units("all")
     return bits, each
 
 
@@ -147,8 +193,8 @@ def _as_result(
 ) -> Result:
     values, random, tasks = bits[:, :, 0], bits[:, :, 1 : 1 + shuffles].mean(2), bits[:, :, 1 + shuffles :]
     kinds = 1 + given.targets.values.argmax(-1).amax((0, 1))
-    n = torch.tensor([len(each[0, at, 0][0]) for at in range(bits.shape[1])])
-    uniform = (n[:, None] * kinds.double().log2()).expand(values.shape)
+    n = torch.tensor([[len(each[i, at, 0][0]) for at in range(bits.shape[1])] for i in range(len(bits))])
+    uniform = n[..., None] * kinds.double().log2()
     cell, best = given.at(int((values / uniform).argmin()))
     own, sequence = each[cell]
     extra = {"uniform": given.label(uniform, "bits"), "compression": given.label(uniform / values, "ratio")}

@@ -13,14 +13,24 @@ from torch import Tensor
 
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.probes.classifiers import MLP, Logistic, MLPRegression
-from mechinterp.analysis.probes.given import Cache, Given, gather
-from mechinterp.analysis.probes.kinds import Probe, Ridge, Simplex
+from mechinterp.analysis.probes.given import Cache, Given, gather, tensors_of
+from mechinterp.analysis.probes.kinds import RISE, Probe, Ridge, Simplex
 from mechinterp.analysis.probes.layout import split_rows
 from mechinterp.analysis.probes.measure import Measured, measure
 from mechinterp.analysis.probes.scores import bootstrap
 from mechinterp.analysis.probes.targets import Variable
 from mechinterp.analysis.statistics import benjamini_hochberg
+from mechinterp.analysis.tensors import said, tensor_of, whole_of
+from mechinterp.analysis.warn import warn
 from mechinterp.result import Result
+
+NOTICED = 0.01
+"""A rise of R² between the last two penalties of the grid that is told."""
+
+
+class PenaltyAtEnd(UserWarning):
+    """The best penalty of a grid is at its end, and the score still rises there."""
+
 
 KINDS: dict[str, Callable[[], Probe]] = {
     "ridge": Ridge,
@@ -58,6 +68,11 @@ def probe(
     many cells were looked at. The interval is that of the best cell, given its fit; the best of many
     cells is flattered a little by being the best.
 
+    Neither the scale of activations matters nor a constant added to them. Rows with the same activations are
+    one input: cell by cell they are held out whole, which ``provenance["repeats"]`` says. Scores depend on
+    ``seed`` alone, never on global generators. Those of linear regression on several cells are the same to
+    the bit for any number of threads; of a single cell, and of other kinds, in all but their last bits.
+
     Args:
         activations: by hook name, each ``[batch, pos, d]``, as ``run_with_cache`` gives them.
         variable: ``[batch]``, ``[batch, pos]``, ``[batch, pos or 1, target]``, or a mapping of names to
@@ -71,7 +86,8 @@ def probe(
         together: the group of each sequence, where some are copies of one another, such as the residue:
             groups are held out whole, and so are their labels dealt out, since what is read off one
             copy says nothing new about the next. Else probes read any residue off random embeddings.
-            The interval is over groups, too.
+            The interval is over groups, too. ``None``: cell by cell, rows with the same activations;
+            ``torch.arange(batch)``: every row is one of its own.
         within: deal labels out within groups instead, whose members have different ones by design, as the
             two of a pair do.
         untrained: a second set of activations of the same inputs, such as the untrained network's.
@@ -90,12 +106,24 @@ def probe(
         and what the probe notes, such as ``penalty``.
 
     Raises:
+        TypeError: something else than tensors or arrays.
         ValueError: a target that is constant, too few examples, no real tokens, NaN, activations that are
-            not floating-point, or lengths that differ.
+            not floating-point, lengths that differ, or a variable attached to fewer distinct inputs than can
+            be held out, in every cell.
+
+    Warns:
+        RepeatedRows: the same in some cells.
+        PenaltyAtEnd: the best penalty is at an end of its grid, and the score still rises there.
     """
     chosen = _kind(kind)
+    permutations = whole_of(permutations, "permutations")
+    shuffles = None if shuffles is None else whole_of(shuffles, "shuffles")
+    read = tensors_of(mask=mask, together=together, inputs=inputs, types=types)
+    mask, together, inputs, types = read.values()
+    test = test if isinstance(test, (int, float, str)) else tensor_of(test, "test")
     given = gather(
-        activations, variable, chosen.encode, lambda n: split_rows(n, test, seed, together), mask=mask,
+        activations, variable, chosen.encode,
+        lambda n, alike: split_rows(n, test, seed, together, repeats=alike), mask=mask,
         positions=positions, pool=pool, untrained=untrained, inputs=inputs, types=types, together=together,
         within=within,
     )  # fmt: skip
@@ -105,21 +133,40 @@ def probe(
         permutations=permutations, types=given.types, seed=seed,
     )  # fmt: skip
     others = {
-        name: measure(chosen, x, given.targets.values, given.layout, seed=seed).score
-        for name, x in given.others.items()
+        name: measure(chosen, x, given.targets.values, layout, seed=seed).score
+        for name, (x, layout) in given.others.items()
     }
     settings = {"probe": str(chosen), "seed": seed, "shuffles": draws, "permutations": permutations}
     sizes = {f"n {split}": given.layout.sizes(split) for split in ("train", "test")}
-    return _as_result(chosen, given, found, others, gated(gate, {**(provenance or {}), **settings, **sizes}))
+    told = given.told() | _at_the_end(found)
+    return _as_result(
+        chosen, given, found, others, gated(gate, {**(provenance or {}), **settings, **sizes, **told})
+    )
+
+
+def _at_the_end(found: Measured) -> dict[str, str]:
+    """Say where R² rises still at an end of the penalties."""
+    rise = found.notes.get(RISE)
+    if rise is None or not bool((rise > NOTICED).any()):
+        return {}
+    words = (
+        f"at an end of the grid in {int((rise > NOTICED).sum())} of {rise.numel()} fits, where R² rises by "
+        f"up to {float(rise.nan_to_num(0.0).max()):.2g}"
+    )
+    warn(
+        f"expected the best penalty within the grid, got it {words}; give more of them: Ridge(penalties=...)",
+        PenaltyAtEnd,
+    )
+    return {"penalty": words}
 
 
 def _kind(kind: str | Probe) -> Probe:
     if isinstance(kind, Probe):
         return kind
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(
-            f"expected a kind of {sorted(KINDS)}, or a probe such as Fourier(p=113), got {kind!r}; Fourier "
-            "and Periods need settings, and online_code is a function of its own"
+            f"expected a kind of {sorted(KINDS)}, or a probe such as Fourier(p=113), got {said(kind)}; "
+            "Fourier and Periods need settings, and online_code is a function of its own"
         )
     return KINDS[kind]()
 
@@ -151,7 +198,7 @@ def _as_result(
 
 def _beside(found: Measured, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Everything that stands beside the scores, by name."""
-    extra = dict(found.notes)
+    extra = {name: x for name, x in found.notes.items() if name != RISE}
     if not found.p_value.isnan().all():
         adjusted = torch.from_numpy(np.asarray(benjamini_hochberg(found.p_value.numpy())))
         extra |= {"p_value": found.p_value, "p_adjusted": adjusted}

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 PENALTIES = tuple(10.0**k for k in range(-3, 4))
@@ -28,6 +28,7 @@ def fit_ridge(
     penalties: Sequence[float | int] = PENALTIES,
     *,
     together: int = 1,
+    standardise: bool = False,
 ) -> tuple[Float[Tensor, "cell m column"], Float[Tensor, "cell column"]]:
     """Fit every column of ``train_y`` in every cell, and predict ``test_x``.
 
@@ -39,12 +40,34 @@ def fit_ridge(
         penalties: what is added to the Gram matrix's diagonal, ``alphas`` in scikit-learn.
         together: so many columns in a row share a penalty. With 1, each has its own
             (``alpha_per_target=True``); with as many as there are columns, one serves them all.
+        standardise: count penalties in units of the activations' mean variance, so that the same
+            activations on another scale have the same fit. ``False``: as they are, as scikit-learn does.
 
     Returns:
         Predictions, and the penalty chosen for each column.
 
     Raises:
         ValueError: a penalty that is not positive, or columns that are not a multiple of ``together``.
+    """
+    found, penalty, _ = fit_cells(train_x, train_y, test_x, penalties, together, standardise)
+    return found, penalty
+
+
+def fit_cells(
+    train_x: Float[Tensor, "#cell n d"],
+    train_y: Float[Tensor, "#cell n column"],
+    test_x: Float[Tensor, "#cell m d"],
+    penalties: Sequence[float | int],
+    together: int,
+    standardise: bool,
+    alike: Int[Tensor, " n"] | None = None,
+) -> tuple[Float[Tensor, "cell m column"], Float[Tensor, "cell column"], Float[Tensor, "cell column"]]:
+    """What ``fit_ridge`` returns, and by how much R² still rises at the end of the grid; 0 inside of it.
+
+    The last is looked at for standardised activations alone.
+
+    Args:
+        alike: the input of each training row: all rows of one, which must be equal, are left out together.
     """
     if not penalties or not all(0 < alpha < float("inf") for alpha in penalties):
         raise ValueError(
@@ -56,31 +79,76 @@ def fit_ridge(
         )
     alphas = torch.tensor(sorted(penalties), dtype=torch.float64, device=train_x.device)
 
-    return _side_by_side(partial(_fit, alphas, together), train_x, train_y, test_x)
+    return _side_by_side(partial(_fit, alphas, together, standardise, alike), train_x, train_y, test_x)
 
 
 def _fit(
     alphas: Float[Tensor, " alpha"],
     together: int,
+    standardise: bool,
+    alike: Int[Tensor, " n"] | None,
     x: Float[Tensor, "*#cell n d"],
     y: Float[Tensor, "*#cell n column"],
     new: Float[Tensor, "*#cell m d"],
-) -> tuple[Float[Tensor, "*cell m column"], Float[Tensor, "*cell column"]]:
+) -> tuple[Float[Tensor, "*cell m column"], Float[Tensor, "*cell column"], Float[Tensor, "*cell column"]]:
+    rounding = 2 * torch.finfo(x.dtype).eps
     if x.shape[-2] <= 2 * x.shape[-1]:
         x = x.double()  # fits are near exact, and left-out errors ratios of small differences
     centre, middle = x.mean(-2, keepdim=True), y.double().mean(-2, keepdim=True)
     x, y = x - centre, y - middle
     scores, size, axes, onto = _decompose(x, y)
-    shrunk = 1 / (size[..., None] + alphas)
+    grid, near, total = alphas, onto, None
+    if standardise:
+        variance = size.sum(-1, keepdim=True) / (x.shape[-2] * x.shape[-1])
+        still = variance <= (rounding * centre.double()).square().mean(-1)
+        onto = onto.masked_fill(still[..., None], 0.0)  # rounding of a constant, which says nothing
+        grid = alphas * torch.where(still, 1.0, variance)
+        # Squares of single precision overflow or vanish far from 1; powers of 2 scale without rounding.
+        total = y.square().sum(-2).unflatten(-1, (-1, together)).sum(-1)
+        unit_x, unit_y = _power_of_two(variance), _power_of_two(total / x.shape[-2] / together)
+        unit_y = unit_y.repeat_interleave(together, -1)[..., None, :]
+        scores, y = scores.mul_(1 / unit_x[..., None].to(scores)), y / unit_y
+        total = total / unit_y[..., 0, ::together] ** 2
+        size, grid = size / unit_x**2, grid / unit_x**2
+        onto, near = onto / unit_x[..., None], onto / (unit_x[..., None] * unit_y)
+        axes = axes / unit_x[..., None]
+    shrunk = 1 / (size[..., None] + grid[..., None, :])
     at_once = _MOST // (len(alphas) * y[..., 0].numel())
     run = max(1, at_once // together) * together
-    best = [
-        _left_out_error(scores, shrunk, *some).unflatten(-2, (-1, together)).sum(-2).argmin(-1)
-        for some in zip(y.split(run, -1), onto.split(run, -1))
+    each = [
+        _left_out_error(scores, shrunk, *some, alike).unflatten(-2, (-1, together)).sum(-2)
+        for some in zip(y.split(run, -1), near.split(run, -1))
     ]
-    penalty = alphas[torch.cat(best, -1).repeat_interleave(together, -1)]
+    errors = torch.cat(each, -2) if len(each) > 1 else each[0]
+    best = errors.argmin(-1)
+    penalty = grid.expand(*best.shape[:-1], -1).gather(-1, best).repeat_interleave(together, -1)
     weights = axes @ (onto / (size[..., None] + penalty[..., None, :]))
-    return new.double() @ weights + (middle - centre.double() @ weights), penalty
+    rise = torch.zeros_like(penalty)
+    if total is not None:
+        rise = _rise_at_end(errors / total[..., None], best).repeat_interleave(together, -1)
+    found = new.double() @ weights + (middle - centre.double() @ weights)
+    return found, alphas[best].repeat_interleave(together, -1), rise
+
+
+def _power_of_two(square: Float[Tensor, "*at"]) -> Float[Tensor, "*at"]:
+    """That above the root; 1 for 0."""
+    root = square.sqrt()
+    return torch.ldexp(torch.ones_like(root), torch.frexp(root).exponent)
+
+
+def _rise_at_end(
+    error: Float[Tensor, "*cell run alpha"], best: Int[Tensor, "*cell run"]
+) -> Float[Tensor, "*cell run"]:
+    """By how much the end of the grid, if that is the best, has less error than its neighbour.
+
+    Beyond the largest penalty lies the mean as the answer, so that what is left to gain is no more than that.
+    """
+    rise = torch.zeros_like(error[..., 0])
+    if error.shape[-1] > 1:
+        low, high = error[..., 1] - error[..., 0], error[..., -2] - error[..., -1]
+        high = torch.minimum(high, 1 - error[..., -1])
+        rise = torch.where(best == 0, low, torch.where(best == error.shape[-1] - 1, high, rise))
+    return rise.nan_to_num(0.0).clamp(min=0)
 
 
 def _decompose(x: Float[Tensor, "*#cell n d"], y: Float[Tensor, "*#cell n column"]) -> tuple[Tensor, ...]:
@@ -112,14 +180,20 @@ def _left_out_error(
     shrunk: Float[Tensor, "*#cell rank alpha"],
     y: Float[Tensor, "*#cell n column"],
     onto: Float[Tensor, "*#cell rank column"],
+    alike: Int[Tensor, " n"] | None = None,
 ) -> Float[Tensor, "*cell column alpha"]:
-    """Summed squares of what is missed of each example by the fit to all the others."""
+    """Summed squares of what is missed of each example by the fit to all the others, or all unlike it."""
     shrunk = shrunk.to(scores)
     fits = onto.to(scores)[..., None] * shrunk[..., None, :]
     left = y.to(scores)[..., None] - (scores @ fits.flatten(-2)).unflatten(-1, fits.shape[-2:])
     # A prediction follows its own target by the diagonal of the hat matrix; 1 / n of it is the intercept.
     own = scores**2 @ shrunk + 1 / scores.shape[-2]
-    return (left / (1 - own)[..., None, :]).square().sum(-3)
+    if alike is None:
+        return (left / (1 - own)[..., None, :]).square().sum(-3)
+    # Of m equal rows left out together, I - H is 1 - own on the diagonal and -own off it.
+    times = alike.bincount().to(own)[alike][:, None]
+    whole = torch.zeros_like(left).index_add(-3, alike, left)[..., alike, :, :]
+    return (left + (own / (1 - times * own))[..., None, :] * whole).square().sum(-3)
 
 
 def _side_by_side(fit: Callable, *each: Tensor) -> tuple[Tensor, ...]:

@@ -53,9 +53,10 @@ def classes(variable: Variable, layout: Layout) -> Targets:
     x, names = aligned(variable, layout)
     if x.is_floating_point():
         raise ValueError(
-            f"expected integer classes, got {x.dtype}; numbers are regressed on, with kind='ridge' or "
-            "'mlp_regression'"
+            f"expected integer classes, got {x.dtype}; give .long() if they are whole, or regress on numbers "
+            "with kind='ridge' or 'mlp_regression'"
         )
+    x = x.long() if x.dtype == torch.bool else x
     used = torch.cat([part.take(x, split).flatten(0, -2) for part in layout.parts for split in part.rows])
     sets = [used[:, target].unique() for target in range(x.shape[-1])]
     values = torch.zeros(*x.shape, max(map(len, sets)), dtype=torch.float64)
@@ -87,8 +88,10 @@ def beliefs(variable: Tensor, layout: Layout) -> Targets:
     Raises:
         ValueError: another shape, fewer than two states, or rows that are no distributions.
     """
+    if isinstance(variable, Mapping):
+        raise ValueError("expected beliefs [batch, state] or [batch, pos, state], got a mapping; give one")
     x = variable[:, None] if variable.ndim == 2 else variable
-    rows = x[x.isfinite().all(-1)]
+    rows = x[x.isfinite().all(-1)] if x.ndim else x
     if x.ndim != 3 or x.shape[-1] < 2 or not x.is_floating_point():
         raise ValueError(
             f"expected beliefs [batch, state] or [batch, pos, state] over >= 2 states, got {variable.dtype} "
@@ -118,10 +121,10 @@ def aligned(variable: Variable, layout: Layout) -> tuple[Tensor, list[str] | lis
             raise ValueError("expected a mapping of names to variables [batch] or [batch, pos], got another")
         length = max(x.shape[1] for x in each.values())
         return torch.cat([x.expand(-1, length, -1) for x in each.values()], -1), list(each)
-    if not 1 <= variable.ndim <= 3:
+    if not 1 <= variable.ndim <= 3 or variable.is_complex():
         raise ValueError(
-            f"expected a variable [batch], [batch, pos] or [batch, pos or 1, target], got "
-            f"{list(variable.shape)}"
+            f"expected a variable of real numbers [batch], [batch, pos] or [batch, pos or 1, target], got "
+            f"{variable.dtype} {list(variable.shape)}"
         )
     x = variable.detach().cpu()
     x = x[:, None, None] if x.ndim == 1 else x[..., None] if x.ndim == 2 else x

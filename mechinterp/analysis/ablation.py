@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechinterp.analysis.checks import check_groups, check_inputs, check_model, check_one_stack, chosen
-from mechinterp.analysis.effects import effects_result
+from mechinterp.analysis.effects import distinct, effects_result
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.patches import STREAMS, Patch, donor_names, extent, patches_of
 from mechinterp.analysis.references import check_reference, random_signs, references
@@ -104,7 +104,7 @@ def ablation(
     }
     return effects_result(
         "ablation", found[0], before, axes, gated(gate, provenance), other=found[1],
-        rounding=setting.rounding(before),
+        sample=setting.sample(before, distinct(inputs, mask=attention_mask)),
         control_kind="a change of the same size with random signs", seed=seed,
     )  # fmt: skip
 
@@ -175,7 +175,7 @@ def erase_directions(
     provenance = {"what": "directions", "activation": activation, "reference": reference, "seed": seed}
     return effects_result(
         "ablation", after, before, axes, gated(gate, provenance), other=other,
-        rounding=setting.rounding(before),
+        sample=setting.sample(before, distinct(inputs, mask=attention_mask)),
         control_kind="random directions, as many", seed=seed,
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ are all of the same forward passes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechinterp.analysis.checks import check_inputs, check_model, check_pair
-from mechinterp.analysis.effects import derangement, effects_result
+from mechinterp.analysis.effects import HALF, Sample, derangement, distinct, effects_result
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.references import REFERENCES, check_reference, random_signs, references
 from mechinterp.analysis.sets import Component, ablate_sets, ablated, check_components, components_of
-from mechinterp.analysis.setting import MEMORY, Metric, Progress, Setting
+from mechinterp.analysis.setting import JITTERS, MEMORY, Metric, Progress, Setting
 from mechinterp.result import Result
 
 Measure = Callable[[Tensor, Tensor], Tensor]
@@ -75,7 +75,8 @@ class Ablated:
         without: ``[reference, component, example, read]``.
         control: the same with changes of the same size and random signs.
         intact: ``[example, read]``.
-        rounding: differences of a loss that small are none.
+        sample: which examples are the same, and what is rounding in a loss.
+        jittered: answers when the streams are jittered, in half precision: ``[jitter, example, read]``.
     """
 
     components: tuple[Component, ...]
@@ -83,8 +84,9 @@ class Ablated:
     without: Answers
     control: Answers
     intact: Answers
-    rounding: float
+    sample: Sample
     provenance: Mapping[str, Any]
+    jittered: Answers | None = None
 
     def effect(self, measure: Measure, name: str, rows: Bool[Tensor, " example"] | None = None) -> Result:
         """What is lost of a measure, on all examples or on some.
@@ -101,15 +103,22 @@ class Ablated:
         """
         if rows is not None and int(rows.sum()) < 2:
             raise ValueError(f"expected at least 2 examples for {name}, got {int(rows.sum())}; take others")
+        groups = self.sample.groups
+        if rows is not None and groups is not None:
+            groups = groups[rows].unique(return_inverse=True)[1]
         axes = {"reference": list(self.references), "component": [str(one) for one in self.components]}
+        intact, rounding = self.intact.by(measure, rows), self.sample.rounding
+        if self.jittered is not None:
+            changes = self.jittered.by(measure, rows) - intact
+            rounding = max(rounding, changes.square().mean().sqrt().item())
         return effects_result(
             name,
             self.without.by(measure, rows),
-            self.intact.by(measure, rows),
+            intact,
             axes,
             self.provenance,
             other=self.control.by(measure, rows),
-            rounding=self.rounding,
+            sample=replace(self.sample, groups=groups, rounding=rounding),
             control_kind="a change of the same size with random signs",
         )
 
@@ -160,6 +169,10 @@ def component_ablation(
             f"expected targets for the outputs read, {tuple(outputs.shape[:2])}, got {tuple(targets.shape)}; "
             "give read=, such as batch.read"
         )
+    jittered = None
+    if torch.finfo(setting.dtype).eps >= HALF:
+        runs = [setting.jittered(draw) for draw in range(JITTERS)]
+        jittered = Answers.stack([Answers.of(given, targets) for given in runs])
     names = sorted({one.hook for one in chosen})
     own = setting.activations(names)
     found: list[list[Answers]] = [[], []]
@@ -183,7 +196,8 @@ def component_ablation(
         without=Answers.stack(found[0]),
         control=Answers.stack(found[1]),
         intact=Answers.of(outputs, targets),
-        rounding=1e-6,
+        sample=Sample(distinct(inputs, mask=attention_mask), 1e-6, setting.dtype),
+        jittered=jittered,
         provenance=gated(
             gate, {"teacher forced": True, "seed": seed, "held out": 0 if held_out is None else len(held_out)}
         ),
@@ -229,7 +243,8 @@ def component_patching(
     donors = Setting(model, clean, metric, read, attention_mask)
     before, other_end = setting.intact(), donors.intact()
     cache = donors.activations(sorted({one.hook for one in chosen}))
-    others = derangement(len(clean), seed, attention_mask)
+    pairs = distinct(clean, corrupted, mask=attention_mask)
+    others = derangement(len(clean), seed, attention_mask, pairs)
     sets = [(one,) for one in chosen]
     after = ablate_sets(setting, sets, cache)
     own = setting.activations(sorted(cache))
@@ -246,7 +261,7 @@ def component_patching(
     return effects_result(
         "component_patching", after, before, coords, gated(gate, {"teacher forced": True, "seed": seed}),
         other=other,
-        rounding=setting.rounding(before), control_kind="its output in another corrupted run, at random",
+        sample=setting.sample(before, pairs), control_kind="its output in another corrupted run, at random",
         extra={
             "recovered": recovered, "recovered by control": by_other,
             "donor": xr.DataArray(other_end.numpy(), dims=["example"]),

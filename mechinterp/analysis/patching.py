@@ -22,7 +22,7 @@ from mechinterp.analysis.checks import (
     check_tokens,
     chosen,
 )
-from mechinterp.analysis.effects import derangement, effects_result
+from mechinterp.analysis.effects import derangement, distinct, effects_result
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.patches import HEADS, NEURONS, STREAMS, donor_names, extent, patches_of
 from mechinterp.analysis.setting import MEMORY, Metric, Progress, Setting
@@ -105,7 +105,8 @@ def activation_patching(
     setting = Setting(model, base, metric, read, attention_mask, memory)
     donors = Setting(model, source, metric, read, attention_mask)
     before = setting.intact()
-    other_end = setting.measure(donors.outputs(), "the donor's run")
+    runs = donors.outputs()
+    other_end = setting.measure(runs, "the donor's run")
     cache = donors.activations(names)
     patches = patches_of(axes, n_pos, groups, stack)
     shape = [len(values) for values in axes.values()]
@@ -117,9 +118,11 @@ def activation_patching(
         return found.unflatten(0, shape)
 
     after = swept(cache, 0)
-    others = derangement(len(base), seed, attention_mask)
+    pairs = distinct(base, source, mask=attention_mask)
+    others = derangement(len(base), seed, attention_mask, pairs)
     shuffled = {name: cache[name][others] for name in names} if control else {}
     other = swept(shuffled, len(patches)) if control else None
+    ends = (other_end, setting.measure(runs[others], "another donor's run")) if control else None
     gap = (other_end.mean() - before.mean()).item()
     effect = after.mean(-1) - before.mean()
     rounding = 1e-6 * torch.maximum(other_end.abs(), before.abs()).mean().item()
@@ -133,7 +136,7 @@ def activation_patching(
         axes,
         gated(gate, provenance),
         other=other,
-        rounding=setting.rounding(before),
+        sample=setting.sample(before, pairs, ends, seed),
         control_kind="the same activation of another example, drawn at random",
         extra={
             "recovered": xr.DataArray(recovered.numpy(), dims=list(axes), coords=dict(axes)),

@@ -22,7 +22,7 @@ from mechinterp.analysis.checks import (
     check_pair,
     check_tokens,
 )
-from mechinterp.analysis.effects import derangement, effects_result
+from mechinterp.analysis.effects import derangement, distinct, effects_result
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.patches import hook_of
 from mechinterp.analysis.setting import Metric, Progress, Setting, activations
@@ -84,7 +84,13 @@ def path_patching(
     names = [hook_of("z", layer) for layer in range(cfg.n_layers)]
     before = setting.intact()
     donor = activations(model, source, names, attention_mask)
-    others = derangement(len(base), seed, attention_mask)
+    pairs = distinct(base, source, mask=attention_mask)
+    others = derangement(len(base), seed, attention_mask, pairs)
+    ends = None
+    if control:
+        donors = Setting(model, source, metric, read, attention_mask)
+        runs = donors.outputs()
+        ends = donors.measure(runs, "the donor's run"), donors.measure(runs[others], "another donor's run")
     way = _fast if fast and setting.can_rerun else _slow
     rounds = [donor, {name: value[others] for name, value in donor.items()}][: 1 + control]
     size, found = cfg.n_layers * cfg.n_heads, []
@@ -106,7 +112,7 @@ def path_patching(
         "path_patching", found[0], before, axes,
         gated(gate, {"direction": direction, "MLPs on the way": mlps, "seed": seed}),
         other=found[1] if control else None,
-        rounding=setting.rounding(before),
+        sample=setting.sample(before, pairs, ends, seed),
         control_kind="the same path from another example, drawn at random", seed=seed,
     )  # fmt: skip
 

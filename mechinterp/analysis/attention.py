@@ -16,6 +16,7 @@ import xarray as xr
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.checks import check_inputs
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.patterns import Patterns, over_examples
@@ -26,6 +27,7 @@ EVEN = "even attention over the keys allowed"
 UNTRAINED = "untrained network"
 
 
+@checked
 def attention_patterns(
     model: nn.Module,
     inputs: Tensor,
@@ -72,6 +74,7 @@ def attention_patterns(
     )
 
 
+@checked
 def attention_entropy(
     model: nn.Module,
     inputs: Tensor,
@@ -109,6 +112,7 @@ def attention_entropy(
     return _spread("attention_entropy", "bits", bits, seen, before, gated(gate, seen.provenance()))
 
 
+@checked
 def attention_distance(
     model: nn.Module,
     inputs: Tensor,

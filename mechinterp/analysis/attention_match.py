@@ -12,6 +12,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.attention_scores import counting
 from mechinterp.analysis.checks import check_inputs
 from mechinterp.analysis.gates import Gate, gated
@@ -23,6 +24,7 @@ from mechinterp.result import Result
 _AT_ONCE = 2**21  # entries of permuted relations held at one time
 
 
+@checked
 def match_score(
     model: nn.Module,
     inputs: Tensor,

@@ -15,11 +15,14 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.checks import check_inputs, check_model, check_pair
 from mechinterp.analysis.effects import HALF, Sample, derangement, distinct, effects_result
 from mechinterp.analysis.gates import Gate, gated
+from mechinterp.analysis.metrics import answered
+from mechinterp.analysis.readouts import require_outputs
 from mechinterp.analysis.references import REFERENCES, check_reference, random_signs, references
-from mechinterp.analysis.sets import Component, ablate_sets, ablated, check_components, components_of
+from mechinterp.analysis.sets import FIELDS, Component, ablate_sets, ablated, check_components, components_of
 from mechinterp.analysis.setting import JITTERS, MEMORY, Metric, Progress, Setting
 from mechinterp.result import Result
 
@@ -54,7 +57,7 @@ class Answers:
     def of(cls, outputs: Float[Tensor, "example read out"], targets: Int[Tensor, "example read"]) -> Answers:
         """From outputs of a classifier."""
         log_odds = outputs.double().log_softmax(-1)
-        return cls(outputs.argmax(-1) == targets, -log_odds.gather(-1, targets[..., None])[..., 0])
+        return cls(answered(outputs, targets), -log_odds.gather(-1, targets[..., None])[..., 0])
 
     @classmethod
     def stack(cls, some: Sequence[Answers]) -> Answers:
@@ -127,6 +130,7 @@ class Ablated:
         return self.without.right[self.references.index(reference)].double().mean(1)
 
 
+@checked
 @torch.no_grad()
 def component_ablation(
     model: Any,
@@ -156,10 +160,12 @@ def component_ablation(
     Raises:
         ValueError: as ``ablation``; components that the network does not have; targets that do not fit.
     """
+    check_inputs(inputs, attention_mask)
+    check_model(model, "ablating components", FIELDS)
     chosen = components_of(model) if components is None else list(components)
     check_components(model, chosen)
-    check_inputs(inputs, attention_mask)
-    check_model(model)
+    if not kinds:
+        raise ValueError(f"expected at least one reference of {REFERENCES}, got none; name some")
     for kind in kinds:
         check_reference(kind, inputs, held_out)
     setting = Setting(model, inputs, lambda outputs: outputs[:, 0, 0], read, attention_mask, memory)
@@ -169,6 +175,7 @@ def component_ablation(
             f"expected targets for the outputs read, {tuple(outputs.shape[:2])}, got {tuple(targets.shape)}; "
             "give read=, such as batch.read"
         )
+    require_outputs("targets", targets, len(inputs), outputs.shape[-1])
     jittered = None
     if torch.finfo(setting.dtype).eps >= HALF:
         runs = [setting.jittered(draw) for draw in range(JITTERS)]
@@ -204,6 +211,7 @@ def component_ablation(
     )
 
 
+@checked
 @torch.no_grad()
 def component_patching(
     model: Any,
@@ -234,11 +242,10 @@ def component_patching(
     Raises:
         ValueError: as ``activation_patching``; components that the network does not have.
     """
+    check_pair(clean, corrupted, attention_mask)
+    check_model(model, "patching components", FIELDS)
     chosen = components_of(model) if components is None else list(components)
     check_components(model, chosen)
-    check_pair(clean, corrupted)
-    check_inputs(clean, attention_mask)
-    check_model(model)
     setting = Setting(model, corrupted, metric, read, attention_mask, memory)
     donors = Setting(model, clean, metric, read, attention_mask)
     before, other_end = setting.intact(), donors.intact()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -201,8 +202,19 @@ def _within_rounding(
         f"{lost} of {of} effects are no larger than the rounding of {sample.dtype}, {sample.rounding:.3g}, "
         "and count as none; model.float() tells them apart"
     )
-    warnings.warn(said, PrecisionWarning, stacklevel=4)
+    warn_of_precision(said)
     return {"precision": said}
+
+
+_BETWEEN = ("mechinterp.analysis", "torch.", "jaxtyping", "beartype", "contextlib")
+
+
+def warn_of_precision(message: str) -> None:
+    """Warn where the analysis was called, whatever stands between."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__", "")).startswith(_BETWEEN):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, PrecisionWarning, stacklevel=level)
 
 
 def donors_differ(

@@ -11,6 +11,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.fourier import fourier_basis, frequency_power
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.jackknife import jackknife_interval
@@ -92,6 +93,7 @@ def participation_ratio(variances: Float[Tensor, "*at k"]) -> Float[Tensor, "*at
     return variances.sum(-1) ** 2 / (variances**2).sum(-1)
 
 
+@checked
 def spectrum(
     x: Float[Tensor, "n d"],
     *,

@@ -23,29 +23,29 @@ def logit_difference(right: Int[Tensor, " batch *read"], wrong: Int[Tensor, "...
     Raises:
         ValueError: right and wrong of different shapes.
     """
-    right, wrong = _whole("right", right), _whole("wrong", wrong)
+    for_, against = _Answers("right", right), _Answers("wrong", wrong)
     if right.shape != wrong.shape:
         raise ValueError(
             f"expected a wrong answer for each right one, got {tuple(right.shape)} and {tuple(wrong.shape)}"
         )
-    return lambda outputs: (_chosen(outputs, right) - _chosen(outputs, wrong)).mean(1)
+    return lambda outputs: (for_.chosen(outputs) - against.chosen(outputs)).mean(1)
 
 
 def margin(right: Int[Tensor, " batch *read"]) -> Metric:
     """The logit of the right answer minus the largest of the others: positive where the answer is right."""
-    right = _whole("right", right)
+    answers = _Answers("right", right)
 
     def measure(outputs: Float[Tensor, "batch read out"]) -> Float[Tensor, " batch"]:
-        others = outputs.scatter(-1, _answers(outputs, right)[..., None], -torch.inf)
-        return (_chosen(outputs, right) - others.amax(-1)).mean(1)
+        others = outputs.scatter(-1, answers.of(outputs)[..., None], -torch.inf)
+        return (answers.chosen(outputs) - others.amax(-1)).mean(1)
 
     return measure
 
 
 def log_probability(right: Int[Tensor, " batch *read"]) -> Metric:
     """The log-probability of the right answer, in nats."""
-    right = _whole("right", right)
-    return lambda outputs: _chosen(outputs.log_softmax(-1), right).mean(1)
+    answers = _Answers("right", right)
+    return lambda outputs: answers.chosen(outputs.log_softmax(-1)).mean(1)
 
 
 def accuracy(right: Int[Tensor, " batch *read"]) -> Metric:
@@ -53,20 +53,20 @@ def accuracy(right: Int[Tensor, " batch *read"]) -> Metric:
 
     Logits of which one is NaN, or the largest infinite, are no answer.
     """
-    right = _whole("right", right)
+    answers = _Answers("right", right)
 
     def measure(outputs: Float[Tensor, "batch read out"]) -> Float[Tensor, " batch"]:
-        return answered(outputs, _answers(outputs, right)).to(outputs.dtype).mean(1)
+        return answered(outputs, answers.of(outputs)).to(outputs.dtype).mean(1)
 
     return measure
 
 
 def all_right(right: Int[Tensor, " batch *read"]) -> Metric:
     """1 where all answers read are right, as ``accuracy`` has it, 0 elsewhere."""
-    right = _whole("right", right)
+    answers = _Answers("right", right)
 
     def measure(outputs: Float[Tensor, "batch read out"]) -> Float[Tensor, " batch"]:
-        return answered(outputs, _answers(outputs, right)).all(1).to(outputs.dtype)
+        return answered(outputs, answers.of(outputs)).all(1).to(outputs.dtype)
 
     return measure
 
@@ -98,34 +98,38 @@ def _targets(outputs: Float[Tensor, "batch read out"], targets: Tensor) -> Tenso
     return targets.to(outputs.device)
 
 
-def _answers(outputs: Float[Tensor, "batch read out"], answers: Tensor) -> Int[Tensor, "batch read"]:
-    """The same, which are outputs of the network."""
-    targets = _targets(outputs, answers)
-    if int(targets.max()) >= outputs.shape[-1]:
-        raise ValueError(
-            f"expected answers in [0, {outputs.shape[-1]}), the network's outputs, got {int(targets.max())}; "
-            "give tokens that it can answer"
-        )
-    return targets
+class _Answers:
+    """Answers as int64, checked once.
 
+    Raises:
+        ValueError: they are no whole numbers ``[batch]`` or ``[batch, read]``, or negative.
+    """
 
-def _chosen(outputs: Float[Tensor, "batch read out"], answers: Tensor) -> Float[Tensor, "batch read"]:
-    return outputs.gather(-1, _answers(outputs, answers)[..., None]).squeeze(-1)
+    def __init__(self, name: str, ids: Tensor) -> None:
+        if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.dtype == torch.bool:
+            raise ValueError(
+                f"expected {name} answers as token ids, a tensor [batch] or [batch, read] of whole numbers, "
+                f"got {_said(ids)}; convert them with torch.as_tensor or .long()"
+            )
+        if ids.ndim not in (1, 2) or ids.numel() == 0 or int(ids.min()) < 0:
+            raise ValueError(
+                f"expected {name} answers [batch] or [batch, read], none negative, got {_said(ids)}; leave "
+                "out padding"
+            )
+        self.ids, self.most = ids.long(), int(ids.max())
 
+    def of(self, outputs: Float[Tensor, "batch read out"]) -> Int[Tensor, "batch read"]:
+        """As ``_targets``, and outputs of the network."""
+        if self.most >= outputs.shape[-1]:
+            raise ValueError(
+                f"expected answers in [0, {outputs.shape[-1]}), the network's outputs, got {self.most}; "
+                "give tokens that it can answer"
+            )
+        return _targets(outputs, self.ids)
 
-def _whole(name: str, answers: Tensor) -> Int[Tensor, " batch *read"]:
-    """Answers as int64, checked."""
-    if not isinstance(answers, Tensor) or answers.is_floating_point() or answers.dtype == torch.bool:
-        raise ValueError(
-            f"expected {name} answers as token ids, a tensor [batch] or [batch, read] of whole numbers, got "
-            f"{_said(answers)}; convert them with torch.as_tensor or .long()"
-        )
-    if answers.ndim not in (1, 2) or answers.numel() == 0 or int(answers.min()) < 0:
-        raise ValueError(
-            f"expected {name} answers [batch] or [batch, read], none negative, got {_said(answers)}; leave "
-            "out padding"
-        )
-    return answers.long()
+    def chosen(self, outputs: Float[Tensor, "batch read out"]) -> Float[Tensor, "batch read"]:
+        """Their outputs."""
+        return outputs.gather(-1, self.of(outputs)[..., None]).squeeze(-1)
 
 
 def _said(given: object) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.checks import (
     check_direction,
-    check_inputs,
     check_model,
     check_one_stack,
     check_pair,
@@ -33,6 +33,7 @@ Receiver = tuple[int, int, str]
 """Layer, head, and which of its inputs: ``"q"``, ``"k"`` or ``"v"``."""
 
 
+@checked
 def path_patching(
     model: Any,
     clean: Tensor,
@@ -65,9 +66,8 @@ def path_patching(
     Raises:
         ValueError: as ``activation_patching``, and receivers that are not there.
     """
-    check_pair(clean, corrupted)
-    check_inputs(clean, attention_mask)
-    check_model(model)
+    check_pair(clean, corrupted, attention_mask)
+    check_model(model, "path patching", ("n_layers", "n_heads", "d_model", "attn_only"))
     check_one_stack(model, "paths", "patch its components instead, with component_patching")
     check_tokens(model, clean)
     check_direction(direction)

@@ -15,16 +15,18 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.checks import check_inputs, check_model
 from mechinterp.analysis.effects import beyond, distinct, effects_result
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.references import references
-from mechinterp.analysis.sets import Component, ablate_sets, check_components, components_of
+from mechinterp.analysis.sets import FIELDS, Component, ablate_sets, check_components, components_of
 from mechinterp.analysis.setting import MEMORY, Metric, Progress, Setting
 from mechinterp.analysis.statistics import benjamini_hochberg, sign_flip_p_values
 from mechinterp.result import Result
 
 
+@checked
 def pairwise_ablation(
     model: Any,
     inputs: Tensor,
@@ -57,10 +59,10 @@ def pairwise_ablation(
     Raises:
         ValueError: as ``ablation``; components that the network does not have.
     """
+    check_inputs(inputs, attention_mask)
+    check_model(model, "ablating components", FIELDS)
     chosen = components_of(model) if components is None else list(components)
     check_components(model, chosen)
-    check_inputs(inputs, attention_mask)
-    check_model(model)
     setting = Setting(model, inputs, metric, read, attention_mask, memory)
     becomes = references(
         model, sorted({one.hook for one in chosen}), reference, inputs, held_out,

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechinterp.analysis.checks import check_metric, check_read
+from mechinterp.analysis.checks import check_masked, check_metric, check_read, said
 from mechinterp.analysis.effects import HALF, Sample, donors_differ
 from mechinterp.hooks import Edit, Site, run, run_with_cache
 
@@ -50,6 +50,7 @@ class Setting:
 
     def __post_init__(self) -> None:
         check_read(self.read, self.inputs, self.attention_mask)
+        check_masked(self.model, self.attention_mask)
 
     @torch.no_grad()
     def outputs(self, times: int = 1, edits: Sequence[Edit] = ()) -> Float[Tensor, "row read out"]:
@@ -67,6 +68,11 @@ class Setting:
             own = "blocks.0.hook_resid_pre"
             return run_with_cache(self.model, inputs, edits=edits, names=own, read=read, **forward)[0]
         logits = run(self.model, inputs, edits=edits, **forward)
+        if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != inputs.shape[:2]:
+            raise ValueError(
+                f"expected a model that returns outputs [batch, pos, d_out] of inputs {tuple(inputs.shape)}, "
+                f"got {said(logits)}; return logits alone, of all positions"
+            )
         at = (read % inputs.shape[1]).expand(len(inputs), -1)
         return logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1]))
 
@@ -123,7 +129,7 @@ class Setting:
         return self.measure(self.jittered(seed), "the jittered run")
 
     def jittered(self, seed: int) -> Float[Tensor, "batch read out"]:
-        """Outputs with all residual streams jittered by their last bit, or where there are none all vectors."""
+        """Outputs with every residual stream jittered by its last bit; where there is none, every vector."""
 
         def jitter(stream: Tensor, _: str) -> Tensor:
             signs = torch.randint(2, stream.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
@@ -169,8 +175,9 @@ class Setting:
     @property
     def can_rerun(self) -> bool:
         """Whether patched runs can be worked out from the intact one: a network of ours without hooks."""
-        plain = not getattr(self.model.cfg, "codebook_size", 0)  # codes are chosen anew after a change
-        return hasattr(self.model, "rerun") and plain and not self.model.hooked
+        if not hasattr(self.model, "rerun") or self.model.hooked:
+            return False
+        return not getattr(self.model.cfg, "codebook_size", 0)  # codes are chosen anew after a change
 
     @property
     def bytes_a_position(self) -> int:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Bool
 from torch import Tensor, nn
 
 from mechinterp.analysis.arguments import checked
@@ -32,7 +31,7 @@ def attention_patterns(
     model: nn.Module,
     inputs: Tensor,
     *,
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Tensor | None = None,
     untrained: nn.Module | None = None,
     stack: str = "",
     examples: int = 4,
@@ -79,7 +78,7 @@ def attention_entropy(
     model: nn.Module,
     inputs: Tensor,
     *,
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Tensor | None = None,
     untrained: nn.Module | None = None,
     stack: str = "",
     gate: Gate | None = None,
@@ -117,7 +116,7 @@ def attention_distance(
     model: nn.Module,
     inputs: Tensor,
     *,
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Tensor | None = None,
     untrained: nn.Module | None = None,
     stack: str = "",
     gate: Gate | None = None,

@@ -35,7 +35,7 @@ def match_score(
     include_self: bool = False,
     defined: Bool[Tensor, "batch pos"] | None = None,
     queries: Read | None = None,
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Tensor | None = None,
     untrained: nn.Module | None = None,
     draws: int = 500,
     seed: int = 0,

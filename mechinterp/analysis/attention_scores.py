@@ -100,7 +100,7 @@ def attention_scores(
     model: nn.Module,
     inputs: Tensor,
     *,
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Tensor | None = None,
     untrained: nn.Module | None = None,
     stack: str = "",
     seed: int = 0,

@@ -57,7 +57,7 @@ def check_evaluation(model: Any) -> None:
     """
     if any(module.training for module in model.modules()):
         raise ValueError(
-            f"expected {type(model).__name__} in evaluation mode, got it or a part of it in training mode; call "
+            f"expected {type(model).__name__} in evaluation mode, got training mode in a part of it; call "
             "model.eval()"
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 import xarray as xr
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mechinterp.analysis.arguments import checked
@@ -38,7 +38,7 @@ def logit_lens(
     targets: Int[Tensor, "batch read"],
     *,
     read: Read = (-1,),
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Tensor | None = None,
     untrained: nn.Module | None = None,
     seed: int = 0,
     gate: Gate | None = None,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mechinterp.analysis.arguments import checked
@@ -39,7 +39,7 @@ def direct_logit_attribution(
     *,
     unit: Literal["component", "head"] = "component",
     read: int | Int[Tensor, " batch"] = -1,
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Tensor | None = None,
     draws: int = 500,
     seed: int = 0,
     gate: Gate | None = None,

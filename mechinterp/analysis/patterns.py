@@ -45,7 +45,7 @@ class Patterns:
         cls,
         model: nn.Module,
         inputs: Tensor,
-        mask: Bool[Tensor, "batch pos"] | None = None,
+        mask: Tensor | None = None,
         stack: str = "",
     ) -> Patterns:
         """Run a model and take its patterns.
@@ -85,8 +85,8 @@ class Patterns:
         cache: Activations,
         *,
         causal: bool = True,
-        mask: Bool[Tensor, "batch pos"] | None = None,
-        asked: Bool[Tensor, "batch query"] | None = None,
+        mask: Tensor | None = None,
+        asked: Tensor | None = None,
     ) -> Patterns:
         """The patterns in a cache of activations.
 
@@ -161,7 +161,7 @@ class Patterns:
         self,
         model: nn.Module | None,
         inputs: Tensor,
-        mask: Bool[Tensor, "batch pos"] | None,
+        mask: Tensor | None,
         stack: str = "",
     ) -> Patterns | None:
         """The same of the network before training, if there is one.
@@ -188,8 +188,8 @@ def over_examples(x: Float[Tensor, " batch *cell"], counts: Bool[Tensor, " batch
 def _who_may_look(
     shape: tuple[int, ...],
     causal: bool,
-    mask: Bool[Tensor, "batch pos"] | None,
-    asked: Bool[Tensor, "batch query"] | None = None,
+    mask: Tensor | None,
+    asked: Tensor | None = None,
 ) -> tuple[Bool[Tensor, "batch query key"], Bool[Tensor, "batch query"]]:
     """Which keys a query may look at, and which queries are real and may look at any."""
     batch, _, n_queries, n_keys = shape

@@ -84,6 +84,7 @@ def ablation(
     n_layers, n_pos = extent(model, inputs, stack)
     axes = _axes(model, what, layers, groups, n_layers, n_pos if by_position else None)
     names = donor_names(model, ACTIVATION[what], axes["layer"], stack)
+    groups_of_inputs = distinct(inputs, mask=attention_mask)
     setting = Setting(model, inputs, metric, read, attention_mask, memory)
     before = setting.intact()
     own = setting.activations(names)
@@ -107,7 +108,7 @@ def ablation(
     }
     return effects_result(
         "ablation", found[0], before, axes, gated(gate, provenance), other=found[1],
-        sample=setting.sample(before, distinct(inputs, mask=attention_mask)),
+        sample=setting.sample(before, groups_of_inputs),
         control_kind="a change of the same size with random signs", seed=seed,
     )  # fmt: skip
 
@@ -159,6 +160,7 @@ def erase_directions(
         "direction": list(spans),
     }
     names = donor_names(model, activation, axes["layer"])
+    groups_of_inputs = distinct(inputs, mask=attention_mask)
     setting = Setting(model, inputs, metric, read, attention_mask)
     before = setting.intact()
     own = setting.activations(names)
@@ -179,7 +181,7 @@ def erase_directions(
     provenance = {"what": "directions", "activation": activation, "reference": reference, "seed": seed}
     return effects_result(
         "ablation", after, before, axes, gated(gate, provenance), other=other,
-        sample=setting.sample(before, distinct(inputs, mask=attention_mask)),
+        sample=setting.sample(before, groups_of_inputs),
         control_kind="random directions, as many", seed=seed,
     )  # fmt: skip
 

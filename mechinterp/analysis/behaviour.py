@@ -167,7 +167,6 @@ def state_swap(
         ValueError: examples whose three states are not different, or fewer than 2.
     """
     check_inputs(inputs)
-    check_model(model, "swapping states")
     n, states = len(inputs), len(directions)
     asked = {"source": source, "target": target, "wrong": wrong}
     for name, each in {"at": at, **asked}.items():
@@ -179,6 +178,7 @@ def state_swap(
             "expected at least 2 examples, each with a target other than its source and the wrong state, "
             f"got {len(inputs)}; draw others"
         )
+    check_model(model, "swapping states")
     rows = torch.arange(len(inputs))
     directions = directions.to(next(model.parameters()))
     change = directions[target] - directions[source]

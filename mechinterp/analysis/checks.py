@@ -63,7 +63,7 @@ def check_evaluation(model: Any) -> None:
 
 
 def check_untrained(model: Any, untrained: Any) -> None:
-    """Refuse a network before training that is none, or of other layers, heads or width.
+    """Refuse a network before training that is none, or of another number of layers.
 
     Raises:
         ValueError: as said, or as ``check_model``.
@@ -71,14 +71,11 @@ def check_untrained(model: Any, untrained: Any) -> None:
     if untrained is None:
         return
     check_model(untrained)
-    own, other = (getattr(network, "cfg", None) for network in (model, untrained))
-    sizes = [
-        [getattr(cfg, name, None) for name in ("n_layers", "n_heads", "d_model")] for cfg in (own, other)
-    ]
-    if sizes[0] != sizes[1]:
+    layers = [getattr(getattr(each, "cfg", None), "n_layers", None) for each in (model, untrained)]
+    if layers[0] != layers[1]:
         raise ValueError(
-            "expected an untrained network with the layers and heads of the trained one, and its width, "
-            f"{sizes[0]}, got {sizes[1]}; build it alike"
+            f"expected an untrained network with the layers and heads of the trained one, got {layers[1]} "
+            f"layers for {layers[0]}; build it alike"
         )
 
 

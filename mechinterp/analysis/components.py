@@ -168,6 +168,7 @@ def component_ablation(
         raise ValueError(f"expected at least one reference of {REFERENCES}, got none; name some")
     for kind in kinds:
         check_reference(kind, inputs, held_out)
+    groups = distinct(inputs, mask=attention_mask)
     setting = Setting(model, inputs, lambda outputs: outputs[:, 0, 0], read, attention_mask, memory)
     outputs = setting.outputs()
     if outputs.shape[:2] != targets.shape:
@@ -203,7 +204,7 @@ def component_ablation(
         without=Answers.stack(found[0]),
         control=Answers.stack(found[1]),
         intact=Answers.of(outputs, targets),
-        sample=Sample(distinct(inputs, mask=attention_mask), 1e-6, setting.dtype),
+        sample=Sample(groups, 1e-6, setting.dtype),
         jittered=jittered,
         provenance=gated(
             gate, {"teacher forced": True, "seed": seed, "held out": 0 if held_out is None else len(held_out)}

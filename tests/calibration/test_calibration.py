@@ -32,7 +32,8 @@ MORE += (
     "directions_16",
 )  # left to the benchmark
 MOST_MISSED = dict.fromkeys(PLANTED, 0.1) | {
-    "pairs": 0.1, "directions_40": 0.25, "probe": 0.25, "erase": 0.35, "groups": 0.25, "patch_two_classes": 0.3,
+    "pairs": 0.1, "directions_40": 0.25, "probe": 0.25, "erase": 0.35, "groups": 0.25,
+    "patch_two_classes": 0.3,
 }  # fmt: skip
 
 

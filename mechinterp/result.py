@@ -43,6 +43,10 @@ class NotLearned(UserWarning):
     """Something is being concluded about a network that did not learn its task, or was not asked whether."""
 
 
+class PrecisionWarning(UserWarning):
+    """Some of the numbers found are no larger than the rounding of the network's dtype."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
     """A measured value with named axes, beside what it is to be compared with.

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.checks import check_groups, check_inputs, check_model, check_one_stack, chosen
-from mechinterp.analysis.effects import effects_result
+from mechinterp.analysis.effects import distinct, effects_result
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.patches import STREAMS, Patch, donor_names, extent, patches_of
 from mechinterp.analysis.references import check_reference, random_signs, references
@@ -26,6 +27,7 @@ from mechinterp.result import Result
 ACTIVATION = {"heads": "z", "mlps": "mlp_out", "neurons": "post"}
 
 
+@checked
 def ablation(
     model: Any,
     inputs: Tensor,
@@ -73,14 +75,16 @@ def ablation(
         )
     if what == "neurons" and not groups:
         raise ValueError('expected groups of neurons to ablate, got none; give groups={"name": [0, 1, ...]}')
+    check_inputs(inputs, attention_mask)
+    neurons = ("d_mlp",) if what == "neurons" else ()
+    check_model(model, f"ablating {what}", ("n_layers", "n_heads", "d_model", *neurons))
     if what == "neurons":
         check_groups(groups, model.cfg.d_mlp)
-    check_inputs(inputs, attention_mask)
-    check_model(model)
     check_reference(reference, inputs, held_out)
     n_layers, n_pos = extent(model, inputs, stack)
     axes = _axes(model, what, layers, groups, n_layers, n_pos if by_position else None)
     names = donor_names(model, ACTIVATION[what], axes["layer"], stack)
+    groups_of_inputs = distinct(inputs, mask=attention_mask)
     setting = Setting(model, inputs, metric, read, attention_mask, memory)
     before = setting.intact()
     own = setting.activations(names)
@@ -104,11 +108,12 @@ def ablation(
     }
     return effects_result(
         "ablation", found[0], before, axes, gated(gate, provenance), other=found[1],
-        rounding=setting.rounding(before),
+        sample=setting.sample(before, groups_of_inputs),
         control_kind="a change of the same size with random signs", seed=seed,
     )  # fmt: skip
 
 
+@checked
 def erase_directions(
     model: Any,
     inputs: Tensor,
@@ -143,18 +148,19 @@ def erase_directions(
     """
     if activation not in STREAMS:
         raise ValueError(f"expected an activation of the stream, one of {STREAMS}, got {activation!r}")
+    check_inputs(inputs, attention_mask)
+    check_model(model, "erasing directions", ("n_layers", "d_model"))
     check_one_stack(model, "directions", "erase at a Site, with project_out")
     spans = {name: _span(name, direction, model.cfg.d_model) for name, direction in directions.items()}
     if not spans:
         raise ValueError("expected at least one direction to erase, got none")
-    check_inputs(inputs, attention_mask)
-    check_model(model)
     check_reference(reference, inputs, held_out)
     axes: dict[str, list[Any]] = {
         "layer": chosen("layers", layers, model.cfg.n_layers),
         "direction": list(spans),
     }
     names = donor_names(model, activation, axes["layer"])
+    groups_of_inputs = distinct(inputs, mask=attention_mask)
     setting = Setting(model, inputs, metric, read, attention_mask)
     before = setting.intact()
     own = setting.activations(names)
@@ -175,7 +181,7 @@ def erase_directions(
     provenance = {"what": "directions", "activation": activation, "reference": reference, "seed": seed}
     return effects_result(
         "ablation", after, before, axes, gated(gate, provenance), other=other,
-        rounding=setting.rounding(before),
+        sample=setting.sample(before, groups_of_inputs),
         control_kind="random directions, as many", seed=seed,
     )  # fmt: skip
 

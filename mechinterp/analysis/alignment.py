@@ -16,6 +16,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.checks import check_inputs, check_model
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.patches import hook_of, mask_of
@@ -28,6 +29,7 @@ Columns = tuple[Sequence[int], Sequence[int]]
 """The column of each query position and of each key position; -1 where there is none."""
 
 
+@checked
 @torch.no_grad()
 def column_alignment(
     model: Any,
@@ -61,10 +63,10 @@ def column_alignment(
         ValueError: columns that are missing, do not fit or are nowhere related, components that are no heads
             or not there.
     """
+    check_inputs(inputs, attention_mask)
+    check_model(model, "column alignment", ("n_layers", "n_heads", "attn_only"))
     chosen = components_of(model) if components is None else list(components)
     check_components(model, chosen)
-    check_inputs(inputs, attention_mask)
-    check_model(model)
     if any(one.head is None for one in chosen):
         raise ValueError(f"expected heads, got {[str(one) for one in chosen]}; leave out the MLPs")
     if missing := sorted({one.stack for one in chosen} - set(columns)):
@@ -122,6 +124,7 @@ class _Look:
         return self._mean(self.even, offset).nanmean().item()
 
     def _mean(self, x: Float[Tensor, "batch query column"], offset: int) -> Float[Tensor, " batch"]:
+        """The mean over queries that have one; NaN in an example without."""
         there = self.related(offset)
         return (x * there).sum((1, 2)) / there.any(2).sum(1)
 
@@ -161,7 +164,7 @@ def _looks(
 def _visible(
     model: Any, stack: str, hook: str, pattern: Float[Tensor, "batch query key"], mask: Tensor | None
 ) -> Float[Tensor, "batch query key"]:
-    """1 where a query may look at a key: by causality and padding, whatever it does look at."""
+    """1 where a real query may look at a key: by causality and padding, whatever it does look at."""
     seen = torch.ones_like(pattern)
     causal = stack == "decoder" or (stack == "" and getattr(model.cfg, "attention_dir", "causal") == "causal")
     if causal:
@@ -169,8 +172,8 @@ def _visible(
     if mask is None:
         return seen
     keys = "cross_attn.hook_k" if stack == "cross" else hook
-    real = mask_of(model, keys, mask)
-    return seen * real.cpu().to(seen)[:, None, :]
+    asking, real = (mask_of(model, name, mask).cpu().to(seen) for name in (hook, keys))
+    return seen * real[:, None, :] * asking[:, :, None]
 
 
 def _result(

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Bool
 from torch import Tensor, nn
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.checks import check_inputs
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.patterns import Patterns, over_examples
@@ -26,11 +26,12 @@ EVEN = "even attention over the keys allowed"
 UNTRAINED = "untrained network"
 
 
+@checked
 def attention_patterns(
     model: nn.Module,
     inputs: Tensor,
     *,
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Tensor | None = None,
     untrained: nn.Module | None = None,
     stack: str = "",
     examples: int = 4,
@@ -72,11 +73,12 @@ def attention_patterns(
     )
 
 
+@checked
 def attention_entropy(
     model: nn.Module,
     inputs: Tensor,
     *,
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Tensor | None = None,
     untrained: nn.Module | None = None,
     stack: str = "",
     gate: Gate | None = None,
@@ -109,11 +111,12 @@ def attention_entropy(
     return _spread("attention_entropy", "bits", bits, seen, before, gated(gate, seen.provenance()))
 
 
+@checked
 def attention_distance(
     model: nn.Module,
     inputs: Tensor,
     *,
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Tensor | None = None,
     untrained: nn.Module | None = None,
     stack: str = "",
     gate: Gate | None = None,

@@ -12,6 +12,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.attention_scores import counting
 from mechinterp.analysis.checks import check_inputs
 from mechinterp.analysis.gates import Gate, gated
@@ -23,6 +24,7 @@ from mechinterp.result import Result
 _AT_ONCE = 2**21  # entries of permuted relations held at one time
 
 
+@checked
 def match_score(
     model: nn.Module,
     inputs: Tensor,
@@ -33,7 +35,7 @@ def match_score(
     include_self: bool = False,
     defined: Bool[Tensor, "batch pos"] | None = None,
     queries: Read | None = None,
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Tensor | None = None,
     untrained: nn.Module | None = None,
     draws: int = 500,
     seed: int = 0,

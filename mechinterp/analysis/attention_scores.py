@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.attention import EVEN, UNTRAINED
 from mechinterp.analysis.checks import check_inputs
 from mechinterp.analysis.gates import Gate, gated
@@ -21,6 +22,7 @@ from mechinterp.analysis.statistics import bootstrap_defined
 from mechinterp.result import Result
 
 
+@checked
 def repeated_tokens(
     n: int, length: int, d_vocab: int, *, times: int = 2, seed: int = 0
 ) -> Int[Tensor, "n pos"]:
@@ -93,11 +95,12 @@ def counting(
     return (related & counts[..., None]).double() / counts.sum(-1)[..., None, None].double()
 
 
+@checked
 def attention_scores(
     model: nn.Module,
     inputs: Tensor,
     *,
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Tensor | None = None,
     untrained: nn.Module | None = None,
     stack: str = "",
     seed: int = 0,

@@ -17,8 +17,10 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.checks import (
-    check_inputs,
+    check_evaluation,
+    check_metric,
     check_model,
     check_no_codebooks,
     check_one_stack,
@@ -34,6 +36,7 @@ from mechinterp.result import Result
 Metric = Callable[[Tensor], Tensor]
 
 
+@checked
 def attribution_patching(
     model: nn.Module,
     clean: Tensor,
@@ -69,10 +72,10 @@ def attribution_patching(
             without MLPs (which the tool does not take) or in training mode.
         ImportError: TransformerLens is older than 4.3.
     """
-    check_model(model)
-    check_one_stack(model, "attribution", "give models.Decoder(model, source) and targets", decoder=True)
-    check_inputs(clean)
     check_pair(clean, corrupted)
+    check_model(model, "attribution patching", ("n_layers", "n_heads", "attn_only"))
+    check_evaluation(model)
+    check_one_stack(model, "attribution", "give models.Decoder(model, source) and targets", decoder=True)
     if clean.ndim != 2 or clean.is_floating_point() or model.cfg.attn_only:
         raise ValueError(
             f"expected token ids [batch, pos] and a network with MLPs, got {clean.dtype} "
@@ -149,13 +152,7 @@ class _Asked:
         return number
 
     def _checked(self, outputs: Tensor) -> Tensor:
-        values = self.metric(outputs)
-        if values.shape != (len(outputs),):
-            raise ValueError(
-                f"expected a metric of one number an example, [{len(outputs)}], got {list(values.shape)}; do "
-                "not average over examples"
-            )
-        return values
+        return check_metric(self.metric(outputs), len(outputs), "a run")
 
 
 def _scores(

@@ -16,6 +16,8 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mechinterp.analysis.arguments import checked
+from mechinterp.analysis.checks import check_inputs, check_model
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.statistics import (
     benjamini_hochberg,
@@ -29,6 +31,7 @@ from mechinterp.result import Result
 Follows = Callable[[Tensor, Tensor], Float[Tensor, "example later"]]
 
 
+@checked
 def agreement(
     right: Mapping[str, Bool[Tensor, "_ _"]],
     groups: Int[Tensor, " _ *some"],
@@ -65,6 +68,8 @@ def agreement(
     """
     shapes = {name: tuple(x.shape) for name, x in right.items()}
     same = set(shapes.values()) == {tuple(mask.shape)} and len(groups) == len(mask)
+    if draws < 1:
+        raise ValueError(f"expected at least 1 draw, got {draws}; give some hundreds")
     if not same or len(mask) < 2 or not bool(mask.any()):
         raise ValueError(
             f"expected answers like the mask {tuple(mask.shape)} of at least 2 examples, and a group for "
@@ -117,6 +122,7 @@ def agreement(
     )
 
 
+@checked
 def state_swap(
     model: nn.Module,
     inputs: Int[Tensor, "example pos"],
@@ -160,11 +166,19 @@ def state_swap(
     Raises:
         ValueError: examples whose three states are not different, or fewer than 2.
     """
+    check_inputs(inputs)
+    n, states = len(inputs), len(directions)
+    asked = {"source": source, "target": target, "wrong": wrong}
+    for name, each in {"at": at, **asked}.items():
+        size = states if name in asked else inputs.shape[1]
+        if len(each) != n or int(each.min()) < 0 or int(each.max()) >= size:
+            raise ValueError(f"expected {name} of {n} numbers in [0, {size}), got {each.tolist()[:8]}")
     if len(inputs) < 2 or bool(((source == target) | (target == wrong)).any()):
         raise ValueError(
             "expected at least 2 examples, each with a target other than its source and the wrong state, "
             f"got {len(inputs)}; draw others"
         )
+    check_model(model, "swapping states")
     rows = torch.arange(len(inputs))
     directions = directions.to(next(model.parameters()))
     change = directions[target] - directions[source]

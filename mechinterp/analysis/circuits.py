@@ -24,7 +24,8 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mechinterp.analysis.checks import check_no_codebooks
+from mechinterp.analysis.arguments import checked
+from mechinterp.analysis.checks import check_model, check_no_codebooks
 from mechinterp.analysis.folded import centred, require_folded, rows_of, score_scale, weight_of
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.statistics import proportion_interval
@@ -35,6 +36,7 @@ _DRAWS = 20
 Factors = tuple[Float[Tensor, "layer head row d_head"], Float[Tensor, "layer head d_head column"]]
 
 
+@checked
 def qk_circuit(
     model: nn.Module,
     *,
@@ -57,11 +59,13 @@ def qk_circuit(
     Raises:
         ValueError: the normalisation is not folded, the model lacks a weight, or the circuit is too large.
     """
+    check_model(model, "a circuit", ("normalization_type",), ("W_E", "W_Q", "W_K", "b_Q"))
     require_folded(model, "a circuit in the basis of tokens")
     found = _seeking("qk_circuit", "W_E", model, tokens, None, untrained, seed)
     return Result(**found, provenance=gated(gate, _origin(model, "W_E to head", seed)))
 
 
+@checked
 def position_circuit(
     model: nn.Module,
     *,
@@ -82,6 +86,7 @@ def position_circuit(
     Raises:
         ValueError: the positions are not vectors in the stream, or as ``qk_circuit``.
     """
+    check_model(model, "a circuit", ("normalization_type",), ("W_Q", "W_K", "b_Q"))
     require_folded(model, "a circuit in the basis of positions")
     cfg: Any = model.cfg
     kind = getattr(cfg, "positional_embedding_type", "none")
@@ -97,6 +102,7 @@ def position_circuit(
     return Result(**found, provenance=gated(gate, _origin(model, "W_pos to head", seed)))
 
 
+@checked
 def ov_circuit(
     model: nn.Module,
     *,
@@ -117,15 +123,16 @@ def ov_circuit(
     Raises:
         ValueError: as ``qk_circuit``; a network with codebooks.
     """
+    check_model(model, "a circuit", ("normalization_type",), ("W_E", "W_V", "W_O", "W_U", "b_V"))
     require_folded(model, "a circuit in the basis of tokens")
     check_no_codebooks(model, "an OV circuit", "see analysis.codes and analysis.steering")
     alike = len(weight_of(model, "W_E")) == weight_of(model, "W_U").shape[1]
 
     def factors(network: nn.Module, draw: int | None) -> Factors:
         W_V, W_O = (weight_of(network, name, draw, seed) for name in ("W_V", "W_O"))
-        W_U = weight_of(network, "W_U")
+        rows, W_U = rows_of(network, "W_E", tokens), weight_of(network, "W_U")
         W_U = W_U[:, list(tokens)] if alike and tokens is not None else W_U
-        return rows_of(network, "W_E", tokens) @ W_V, centred(network, W_O) @ W_U
+        return rows @ W_V, centred(network, W_O) @ W_U
 
     out = factors(model, None)[1]
     bias = {"bias": torch.einsum("lhe,lheo->lho", weight_of(model, "b_V"), out)}

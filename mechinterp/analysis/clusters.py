@@ -14,6 +14,8 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
+from mechinterp.analysis.checks import check_groups, check_inputs, check_model
 from mechinterp.hooks import HookedRootModule, Site, mean, patch, run, run_with_cache
 from mechinterp.result import Result
 
@@ -35,6 +37,7 @@ def clusters_by_frequency(
     return [((which + 1 == k) & (best >= least)).nonzero().squeeze(-1) for k in frequencies]
 
 
+@checked
 @torch.no_grad()
 def cluster_effects(
     model: HookedRootModule,
@@ -70,9 +73,15 @@ def cluster_effects(
             f"expected a non-empty cluster for each of {len(frequencies)} frequencies, got sizes "
             f"{[len(cluster) for cluster in clusters]}; lower the share a neuron needs, or drop a frequency"
         )
-    if len(inputs) < 2:
-        raise ValueError(f"expected at least 2 examples to patch between, got {len(inputs)}")
+    check_inputs(inputs)
+    check_model(model, "clusters of neurons")
+    if len(sums) != len(inputs) or draws < 1:
+        raise ValueError(
+            f"expected a sum for each of {len(inputs)} examples and at least 1 draw, got {len(sums)} and "
+            f"{draws}"
+        )
     intact, cache = run_with_cache(model, inputs, names=hook)
+    check_groups(dict(enumerate(clusters)), cache[hook].shape[-1])
     generator = torch.Generator().manual_seed(seed)
     # Random donors: a neighbour's sum is near one's own, and would look like an effect of the patch.
     donors = torch.randperm(len(inputs), generator=generator)

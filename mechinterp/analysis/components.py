@@ -7,7 +7,7 @@ are all of the same forward passes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,12 +15,15 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.checks import check_inputs, check_model, check_pair
-from mechinterp.analysis.effects import derangement, effects_result
+from mechinterp.analysis.effects import HALF, Sample, derangement, distinct, effects_result
 from mechinterp.analysis.gates import Gate, gated
+from mechinterp.analysis.metrics import answered
+from mechinterp.analysis.readouts import require_outputs
 from mechinterp.analysis.references import REFERENCES, check_reference, random_signs, references
-from mechinterp.analysis.sets import Component, ablate_sets, ablated, check_components, components_of
-from mechinterp.analysis.setting import MEMORY, Metric, Progress, Setting
+from mechinterp.analysis.sets import FIELDS, Component, ablate_sets, ablated, check_components, components_of
+from mechinterp.analysis.setting import JITTERS, MEMORY, Metric, Progress, Setting
 from mechinterp.result import Result
 
 Measure = Callable[[Tensor, Tensor], Tensor]
@@ -54,7 +57,7 @@ class Answers:
     def of(cls, outputs: Float[Tensor, "example read out"], targets: Int[Tensor, "example read"]) -> Answers:
         """From outputs of a classifier."""
         log_odds = outputs.double().log_softmax(-1)
-        return cls(outputs.argmax(-1) == targets, -log_odds.gather(-1, targets[..., None])[..., 0])
+        return cls(answered(outputs, targets), -log_odds.gather(-1, targets[..., None])[..., 0])
 
     @classmethod
     def stack(cls, some: Sequence[Answers]) -> Answers:
@@ -75,7 +78,8 @@ class Ablated:
         without: ``[reference, component, example, read]``.
         control: the same with changes of the same size and random signs.
         intact: ``[example, read]``.
-        rounding: differences of a loss that small are none.
+        sample: which examples are the same, and what is rounding in a loss.
+        jittered: answers when the streams are jittered, in half precision: ``[jitter, example, read]``.
     """
 
     components: tuple[Component, ...]
@@ -83,8 +87,9 @@ class Ablated:
     without: Answers
     control: Answers
     intact: Answers
-    rounding: float
+    sample: Sample
     provenance: Mapping[str, Any]
+    jittered: Answers | None = None
 
     def effect(self, measure: Measure, name: str, rows: Bool[Tensor, " example"] | None = None) -> Result:
         """What is lost of a measure, on all examples or on some.
@@ -101,15 +106,22 @@ class Ablated:
         """
         if rows is not None and int(rows.sum()) < 2:
             raise ValueError(f"expected at least 2 examples for {name}, got {int(rows.sum())}; take others")
+        groups = self.sample.groups
+        if rows is not None and groups is not None:
+            groups = groups[rows].unique(return_inverse=True)[1]
         axes = {"reference": list(self.references), "component": [str(one) for one in self.components]}
+        intact, rounding = self.intact.by(measure, rows), self.sample.rounding
+        if self.jittered is not None:
+            changes = self.jittered.by(measure, rows) - intact
+            rounding = max(rounding, changes.square().mean().sqrt().item())
         return effects_result(
             name,
             self.without.by(measure, rows),
-            self.intact.by(measure, rows),
+            intact,
             axes,
             self.provenance,
             other=self.control.by(measure, rows),
-            rounding=self.rounding,
+            sample=replace(self.sample, groups=groups, rounding=rounding),
             control_kind="a change of the same size with random signs",
         )
 
@@ -118,6 +130,7 @@ class Ablated:
         return self.without.right[self.references.index(reference)].double().mean(1)
 
 
+@checked
 @torch.no_grad()
 def component_ablation(
     model: Any,
@@ -147,12 +160,15 @@ def component_ablation(
     Raises:
         ValueError: as ``ablation``; components that the network does not have; targets that do not fit.
     """
+    check_inputs(inputs, attention_mask)
+    check_model(model, "ablating components", FIELDS)
     chosen = components_of(model) if components is None else list(components)
     check_components(model, chosen)
-    check_inputs(inputs, attention_mask)
-    check_model(model)
+    if not kinds:
+        raise ValueError(f"expected at least one reference of {REFERENCES}, got none; name some")
     for kind in kinds:
         check_reference(kind, inputs, held_out)
+    groups = distinct(inputs, mask=attention_mask)
     setting = Setting(model, inputs, lambda outputs: outputs[:, 0, 0], read, attention_mask, memory)
     outputs = setting.outputs()
     if outputs.shape[:2] != targets.shape:
@@ -160,6 +176,11 @@ def component_ablation(
             f"expected targets for the outputs read, {tuple(outputs.shape[:2])}, got {tuple(targets.shape)}; "
             "give read=, such as batch.read"
         )
+    require_outputs("targets", targets, len(inputs), outputs.shape[-1])
+    jittered = None
+    if torch.finfo(setting.dtype).eps >= HALF:
+        runs = [setting.jittered(draw) for draw in range(JITTERS)]
+        jittered = Answers.stack([Answers.of(given, targets) for given in runs])
     names = sorted({one.hook for one in chosen})
     own = setting.activations(names)
     found: list[list[Answers]] = [[], []]
@@ -183,13 +204,15 @@ def component_ablation(
         without=Answers.stack(found[0]),
         control=Answers.stack(found[1]),
         intact=Answers.of(outputs, targets),
-        rounding=1e-6,
+        sample=Sample(groups, 1e-6, setting.dtype),
+        jittered=jittered,
         provenance=gated(
             gate, {"teacher forced": True, "seed": seed, "held out": 0 if held_out is None else len(held_out)}
         ),
     )
 
 
+@checked
 @torch.no_grad()
 def component_patching(
     model: Any,
@@ -220,16 +243,16 @@ def component_patching(
     Raises:
         ValueError: as ``activation_patching``; components that the network does not have.
     """
+    check_pair(clean, corrupted, attention_mask)
+    check_model(model, "patching components", FIELDS)
     chosen = components_of(model) if components is None else list(components)
     check_components(model, chosen)
-    check_pair(clean, corrupted)
-    check_inputs(clean, attention_mask)
-    check_model(model)
     setting = Setting(model, corrupted, metric, read, attention_mask, memory)
     donors = Setting(model, clean, metric, read, attention_mask)
     before, other_end = setting.intact(), donors.intact()
     cache = donors.activations(sorted({one.hook for one in chosen}))
-    others = derangement(len(clean), seed, attention_mask)
+    pairs = distinct(clean, corrupted, mask=attention_mask)
+    others = derangement(len(clean), seed, attention_mask, pairs)
     sets = [(one,) for one in chosen]
     after = ablate_sets(setting, sets, cache)
     own = setting.activations(sorted(cache))
@@ -246,7 +269,7 @@ def component_patching(
     return effects_result(
         "component_patching", after, before, coords, gated(gate, {"teacher forced": True, "seed": seed}),
         other=other,
-        rounding=setting.rounding(before), control_kind="its output in another corrupted run, at random",
+        sample=setting.sample(before, pairs), control_kind="its output in another corrupted run, at random",
         extra={
             "recovered": recovered, "recovered by control": by_other,
             "donor": xr.DataArray(other_end.numpy(), dims=["example"]),

@@ -14,10 +14,12 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.probes import probe
 from mechinterp.result import Result
 
 
+@checked
 def leaks(
     views: Mapping[str, Float[Tensor, "_ _"]],
     answers: Int[Tensor, " _"],

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import torch
 import xarray as xr
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mechinterp.analysis.checks import check_inputs, check_one_stack
+from mechinterp.analysis.arguments import checked
+from mechinterp.analysis.checks import (
+    check_evaluation,
+    check_inputs,
+    check_masked,
+    check_model,
+    check_one_stack,
+    check_read,
+)
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.readouts import Read, at_read, read_positions, require_outputs
 from mechinterp.analysis.statistics import bootstrap_means
@@ -22,6 +30,7 @@ _CHUNK = 4096
 _NATS = "log-probability of the answer (nats)"
 
 
+@checked
 @torch.no_grad()
 def logit_lens(
     model: nn.Module,
@@ -29,7 +38,7 @@ def logit_lens(
     targets: Int[Tensor, "batch read"],
     *,
     read: Read = (-1,),
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Tensor | None = None,
     untrained: nn.Module | None = None,
     seed: int = 0,
     gate: Gate | None = None,
@@ -56,7 +65,11 @@ def logit_lens(
         ImportError: TransformerLens is older than 4.3.
     """
     check_inputs(inputs, mask)
+    check_model(model, "the lens", ("n_layers", "attn_only"), ("W_U",))
     check_one_stack(model, "the lens", "give models.Decoder(model, source) and targets", decoder=True)
+    check_evaluation(model)
+    check_read(read, inputs, mask, each=True)
+    check_masked(model, mask)
     if getattr(model.cfg, "readout", "tokens") == "values":
         raise ValueError("expected a network with logits, got real-valued outputs; these have no logit lens")
     require_outputs("targets", targets, len(inputs), int(model.W_U.shape[1]))
@@ -122,7 +135,7 @@ def _streams(
     if mask is None:
         found = tools.logit_lens(model, inputs, **options, chunk_size=_CHUNK)
     else:
-        _, cache = model.run_with_cache(inputs, attention_mask=mask.long())
+        _, cache = model.run_with_cache(inputs, attention_mask=mask)
         found = tools.logit_lens(model, cache=cache, **options, chunk_size=_CHUNK)
     values = found.values.double().cpu()
     return values if alike else torch.stack([at_read(each, at) for each in values]), list(found.labels)

@@ -11,10 +11,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mechinterp.analysis.checks import check_inputs, check_model, check_one_stack
+from mechinterp.analysis.arguments import checked
+from mechinterp.analysis.checks import check_inputs, check_masked, check_model, check_one_stack, check_read
+from mechinterp.analysis.effects import HALF, warn_of_precision
 from mechinterp.analysis.folded import require_folded
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.readouts import at_read, read_positions, require_outputs
@@ -23,8 +25,11 @@ from mechinterp.hooks import transformer_lens_tools
 from mechinterp.result import Result
 
 _SUM_TOLERANCE = 1e-3
+_SUM_ROUNDINGS = 8
+"""In half precision the sum may be wrong by so many times the last bit of the largest part."""
 
 
+@checked
 @torch.no_grad()
 def direct_logit_attribution(
     model: nn.Module,
@@ -34,7 +39,7 @@ def direct_logit_attribution(
     *,
     unit: Literal["component", "head"] = "component",
     read: int | Int[Tensor, " batch"] = -1,
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Tensor | None = None,
     draws: int = 500,
     seed: int = 0,
     gate: Gate | None = None,
@@ -63,14 +68,18 @@ def direct_logit_attribution(
         RuntimeError: the parts do not sum to the difference of logits.
         ImportError: TransformerLens is older than 4.3.
     """
-    require_folded(model, "direct logit attribution")
-    check_model(model)
-    check_one_stack(model, "direct attribution", "ablate its components, with component_ablation")
     check_inputs(inputs, mask)
+    check_model(model, "direct attribution", ("n_layers", "normalization_type"), ("W_U", "b_U"))
+    require_folded(model, "direct logit attribution")
+    check_one_stack(model, "direct attribution", "ablate its components, with component_ablation")
     n = len(inputs)
+    if draws < 1:
+        raise ValueError(f"expected at least 1 draw, got {draws}; give some hundreds")
     for name, x in (("right", right), ("wrong", wrong)):
         require_outputs(name, x, n, int(model.W_U.shape[1]))
-    at = read_positions(read if isinstance(read, int) else read[:, None], n, inputs.shape[1])
+    at = read_positions(read if isinstance(read, int) else torch.as_tensor(read)[:, None], n, inputs.shape[1])
+    check_read(at, inputs, mask, each=True)
+    check_masked(model, mask)
     right, wrong = right.cpu(), wrong.cpu()
     parts, names, difference, cache = _parts(model, inputs, right, wrong, unit, at, mask)
     error = float((parts.sum(1) - difference).abs().max())
@@ -107,7 +116,7 @@ def _parts(
 ) -> tuple[Float[Tensor, "batch component"], list[str], Float[Tensor, " batch"], Any]:
     """Attributions by example, their names, the difference of logits that they sum to, and the cache."""
     tools = transformer_lens_tools()
-    padding = {} if mask is None else {"attention_mask": mask.long()}
+    padding = {} if mask is None else {"attention_mask": mask}
     logits, cache = model.run_with_cache(inputs, **padding)
     found = tools.direct_logit_attribution(model, None, right, wrong, unit=unit, pos=None, cache=cache)
     parts = at_read(found.attribution.movedim(0, -1), at)[:, 0].double().cpu()
@@ -116,10 +125,19 @@ def _parts(
     outputs = at_read(logits, at)[:, 0].double().cpu()
     difference = (outputs.gather(1, right[:, None]) - outputs.gather(1, wrong[:, None]))[:, 0]
     error = float((parts.sum(1) - difference).abs().max())
-    if not error <= _SUM_TOLERANCE * max(1.0, float(outputs.abs().max())):
+    eps = torch.finfo(logits.dtype).eps
+    size = max(1.0, float(outputs.abs().max()))
+    if eps >= HALF:  # the parts were rounded too, and may be larger than their sum
+        size = max(size, float(parts.abs().max()))
+    if not error <= max(_SUM_TOLERANCE, _SUM_ROUNDINGS * eps) * size:
         raise RuntimeError(
             f"expected attributions that sum to the difference of logits, got an error of {error:.3g}; the "
             "model reads out something else than its normalised stream times W_U, and has no such parts"
+        )
+    if error > _SUM_TOLERANCE * size:
+        warn_of_precision(
+            f"attributions sum to the difference of logits up to {error:.3g}, the rounding of "
+            f"{logits.dtype}; model.float() makes that small"
         )
     return parts, [*found.labels, "b_U"], difference, cache
 

@@ -19,6 +19,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.fourier import (
     frequency_power,
     gini,
@@ -34,6 +35,7 @@ from mechinterp.result import Result
 Provenance = Mapping[str, Any]
 
 
+@checked
 def spectrum(
     matrix: Float[Tensor, "p d"], untrained: Float[Tensor, "p d"], name: str, provenance: Provenance
 ) -> Result:
@@ -46,6 +48,7 @@ def spectrum(
         matrix: ``W_E`` of the numbers, or ``(W_out W_U).T``: the neurons' effect on the answers.
         name: what to call the result.
     """
+    _check(matrix, untrained)
     powers = [frequency_power(each) for each in (matrix, untrained)]
     shares = [power.sum(1) / power.sum() for power in powers]
     ginis = [gini(power.sum(1).sqrt()).item() for power in powers]
@@ -59,10 +62,12 @@ def spectrum(
     )
 
 
+@checked
 def logit_frequencies(
     logits: Float[Tensor, "p p p"], untrained: Float[Tensor, "p p p"], provenance: Provenance
 ) -> Result:
     """The share of the logits' variance that cos(2 pi k (a + b - c) / p) explains, for each k."""
+    _check(logits, untrained, cube=True)
     shares, before = trigonometric_share(logits), trigonometric_share(untrained)
     keys = key_frequencies(shares)
     return Result(
@@ -93,10 +98,12 @@ def _explained_interval(
     return float(low), float(high)
 
 
+@checked
 def neuron_frequencies(
     neurons: Float[Tensor, "p p neuron"], untrained: Float[Tensor, "p p neuron"], provenance: Provenance
 ) -> Result:
     """For each neuron and frequency, the share of the neuron's variance over pairs."""
+    _check(neurons, untrained, square=True)
     shares, before = pair_frequency_share(neurons), pair_frequency_share(untrained)
     best = shares.max(0).values
     single = (best > 0.85).double()
@@ -116,6 +123,7 @@ def neuron_frequencies(
     )
 
 
+@checked
 def circles(
     embedding: Float[Tensor, "p d"],
     untrained: Float[Tensor, "p d"],
@@ -128,6 +136,7 @@ def circles(
     principal components with their circularity. The roundness alone shows nothing: in many
     dimensions random directions make round rings too, as the control's does.
     """
+    _check(embedding, untrained, frequencies=frequencies)
     p = len(embedding)
     index = frequencies - 1
 
@@ -168,6 +177,7 @@ def circles(
     )
 
 
+@checked
 def sufficiency(
     logits: Float[Tensor, "p p p"],
     targets: Int[Tensor, "p p"],
@@ -184,7 +194,16 @@ def sufficiency(
     ``measure``: full_test, restricted_test, full_train, excluded_train; the interval is that of the
     null's restricted losses.
     """
+    _check(logits, logits, cube=True, frequencies=frequencies)
     p = len(logits)
+    wanted = {"targets": (targets, p), "train": (train, p * p), "test": (test, p * p)}
+    if targets.shape != (p, p) or draws < 1:
+        raise ValueError(
+            f"expected targets [{p}, {p}] and at least 1 draw, got {tuple(targets.shape)}, {draws}"
+        )
+    for each, (x, size) in wanted.items():
+        if not x.numel() or int(x.min()) < 0 or int(x.max()) >= size:
+            raise ValueError(f"expected {each} in [0, {size}), at least one, got {x.flatten().tolist()[:8]}")
     null = random_frequencies(p, len(frequencies), frequencies.tolist(), draws)
     values = {
         "full_test": pair_loss(logits, targets, test),
@@ -220,6 +239,45 @@ def sufficiency(
             )
         },
     )
+
+
+def _check(
+    trained: Tensor,
+    untrained: Tensor,
+    *,
+    square: bool = False,
+    cube: bool = False,
+    frequencies: Tensor | None = None,
+) -> None:
+    """Refuse arrays over numbers mod p that are none.
+
+    Args:
+        square: the first two axes are pairs of numbers.
+        cube: so are all three.
+
+    Raises:
+        ValueError: fewer than 3 numbers, other axes, different shapes, numbers that are not finite, or
+            frequencies that there are not.
+    """
+    p, same = len(trained), 3 if cube else 2 if square else 1
+    if (
+        trained.shape != untrained.shape
+        or trained.shape[:same] != (p,) * same
+        or p < 3
+        or not trained.numel()
+    ):
+        raise ValueError(
+            f"expected arrays of one shape, {', '.join('p' * same)} first, of at least 3 numbers, got "
+            f"{tuple(trained.shape)} and {tuple(untrained.shape)}; give both networks' values on all pairs"
+        )
+    if not bool(trained.isfinite().all() and untrained.isfinite().all()):
+        raise ValueError("expected finite numbers, got NaN or infinity; look at the network's outputs")
+    if frequencies is None:
+        return
+    if not frequencies.numel() or int(frequencies.min()) < 1 or int(frequencies.max()) > p // 2:
+        raise ValueError(
+            f"expected frequencies in [1, {p // 2}], at least one, got {frequencies.tolist()}; choose some"
+        )
 
 
 def by_frequency(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
+from mechinterp.analysis.checks import check_model
 from mechinterp.hooks import Edit, Site, zero
 
 VARIANTS = {
@@ -16,6 +18,7 @@ VARIANTS = {
 """Names, and what ``without`` leaves out."""
 
 
+@checked
 def without(model: torch.nn.Module, *, skips: bool = False, mlps: bool = False) -> list[Edit]:
     """Edits under which every block leaves out its skip connections, its MLP, or both.
 
@@ -27,6 +30,7 @@ def without(model: torch.nn.Module, *, skips: bool = False, mlps: bool = False) 
         skips: leave out both of each block.
         mlps: leave out MLPs; those of attention alone have none to leave out.
     """
+    check_model(model, "leaving parts out", ("n_layers",))
     edits = []
     for layer in range(model.cfg.n_layers):
         name = f"blocks.{layer}.hook_"

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mechinterp.hooks import Site, resolve
+from mechinterp.hooks import Site, axes_of, resolve
 
 HEADS = ("q", "k", "v", "z", "pattern")
 STREAMS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
@@ -26,9 +26,10 @@ class Patch:
         head: one of them, or ``None`` for all.
         neurons: some, or ``None`` for all.
         stack: of ``STACKS``.
+        hook: a hook point's own name, in place of layer and stack; without positions all of it is patched.
 
     Raises:
-        ValueError: no position, or one counted from the end.
+        ValueError: no position of an activation, or one counted from the end.
     """
 
     layer: int
@@ -36,19 +37,26 @@ class Patch:
     head: int | None = None
     neurons: tuple[int, ...] | None = None
     stack: str = ""
+    hook: str = ""
 
     def __post_init__(self) -> None:
-        if not self.positions or min(self.positions) < 0:
+        if not (self.positions or self.hook) or min(self.positions, default=0) < 0:
             raise ValueError(f"expected positions counted from 0, at least one, got {self.positions}")
+
+    def name(self, activation: str) -> str:
+        """Its hook point."""
+        return self.hook or hook_of(activation, self.layer, self.stack)
 
     def site(self, activation: str) -> Site:
         """The same as a site."""
-        at: dict[str, Any] = {"query" if activation == "pattern" else "position": self.positions}
+        name = self.name(activation)
+        where = "query" if "query" in axes_of(name) else "position"
+        at: dict[str, Any] = {where: self.positions} if self.positions else {}
         if self.head is not None:
             at["head"] = self.head
         if self.neurons is not None:
             at["neuron"] = self.neurons
-        return Site.at(hook_of(activation, self.layer, self.stack), **at)
+        return Site.at(name, **at)
 
 
 def patches_of(
@@ -57,15 +65,16 @@ def patches_of(
     groups: Mapping[Any, Sequence[int] | Tensor] | None = None,
     stack: str = "",
 ) -> list[Patch]:
-    """A patch for each cell of some axes (layer, position, head, group), in their order."""
+    """A patch for each cell of some axes (layer or hook, position, head, group), in their order."""
     cells = (dict(zip(axes, cell)) for cell in product(*axes.values()))
     return [
         Patch(
-            cell["layer"],
-            (cell["position"],) if "position" in cell else tuple(range(n_pos)),
+            cell.get("layer", 0),
+            (cell["position"],) if "position" in cell else tuple(range(0 if "hook" in cell else n_pos)),
             cell.get("head"),
             tuple(map(int, (groups or {})[cell["group"]])) if "group" in cell else None,
             stack,
+            cell.get("hook", ""),
         )
         for cell in cells
     ]
@@ -102,7 +111,7 @@ def extent(model: Any, inputs: Tensor, stack: str = "") -> tuple[int, int]:
 
 def mask_of(model: Any, name: str, mask: Tensor | None) -> Tensor | None:
     """What is real at the positions of a hook point's activations, of a mask of the inputs."""
-    n_source = getattr(model.cfg, "n_ctx_source", None)
+    n_source = getattr(getattr(model, "cfg", None), "n_ctx_source", None)
     if mask is None or n_source is None:
         return mask
     of_source = name.startswith("encoder.") or name.endswith(("cross_attn.hook_k", "cross_attn.hook_v"))

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.checks import (
     check_direction,
-    check_inputs,
     check_model,
     check_one_stack,
     check_pair,
     check_tokens,
 )
-from mechinterp.analysis.effects import derangement, effects_result
+from mechinterp.analysis.effects import derangement, distinct, effects_result
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.patches import hook_of
 from mechinterp.analysis.setting import Metric, Progress, Setting, activations
@@ -33,6 +33,7 @@ Receiver = tuple[int, int, str]
 """Layer, head, and which of its inputs: ``"q"``, ``"k"`` or ``"v"``."""
 
 
+@checked
 def path_patching(
     model: Any,
     clean: Tensor,
@@ -65,9 +66,8 @@ def path_patching(
     Raises:
         ValueError: as ``activation_patching``, and receivers that are not there.
     """
-    check_pair(clean, corrupted)
-    check_inputs(clean, attention_mask)
-    check_model(model)
+    check_pair(clean, corrupted, attention_mask)
+    check_model(model, "path patching", ("n_layers", "n_heads", "d_model", "attn_only"))
     check_one_stack(model, "paths", "patch its components instead, with component_patching")
     check_tokens(model, clean)
     check_direction(direction)
@@ -84,7 +84,13 @@ def path_patching(
     names = [hook_of("z", layer) for layer in range(cfg.n_layers)]
     before = setting.intact()
     donor = activations(model, source, names, attention_mask)
-    others = derangement(len(base), seed, attention_mask)
+    pairs = distinct(base, source, mask=attention_mask)
+    others = derangement(len(base), seed, attention_mask, pairs)
+    ends = None
+    if control:
+        donors = Setting(model, source, metric, read, attention_mask)
+        runs = donors.outputs()
+        ends = donors.measure(runs, "the donor's run"), donors.measure(runs[others], "another donor's run")
     way = _fast if fast and setting.can_rerun else _slow
     rounds = [donor, {name: value[others] for name, value in donor.items()}][: 1 + control]
     size, found = cfg.n_layers * cfg.n_heads, []
@@ -106,7 +112,7 @@ def path_patching(
         "path_patching", found[0], before, axes,
         gated(gate, {"direction": direction, "MLPs on the way": mlps, "seed": seed}),
         other=found[1] if control else None,
-        rounding=setting.rounding(before),
+        sample=setting.sample(before, pairs, ends, seed),
         control_kind="the same path from another example, drawn at random", seed=seed,
     )  # fmt: skip
 

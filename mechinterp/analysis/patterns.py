@@ -13,10 +13,11 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mechinterp.analysis.checks import check_model
+from mechinterp.analysis.checks import check_attention_mask, check_inputs, check_masked, check_model
 from mechinterp.analysis.patches import extent, hook_of
 from mechinterp.hooks import Activations
 
+_HALF = (torch.float16, torch.bfloat16)
 _PATTERN = "attn.hook_pattern"
 
 
@@ -44,7 +45,7 @@ class Patterns:
         cls,
         model: nn.Module,
         inputs: Tensor,
-        mask: Bool[Tensor, "batch pos"] | None = None,
+        mask: Tensor | None = None,
         stack: str = "",
     ) -> Patterns:
         """Run a model and take its patterns.
@@ -58,11 +59,13 @@ class Patterns:
         Raises:
             ValueError: dropout is on, attention is local, a stack that is not there, or as ``from_cache``.
         """
-        check_model(model)
-        check_mask(mask, *inputs.shape[:2])
+        check_model(model, "its patterns", ("n_layers",))
+        check_inputs(inputs, mask, least=1)
+        check_masked(model, mask)
+        mask = None if mask is None else mask.bool()
         if getattr(model.cfg, "use_local_attn", False):
             raise ValueError("expected global attention, got use_local_attn; its windows are not known here")
-        padding = {} if mask is None else {"attention_mask": mask.long()}
+        padding = {} if mask is None else {"attention_mask": mask}
         n_layers, _ = extent(model, inputs, stack)
         names = {hook_of("pattern", layer, stack): layer for layer in range(n_layers)}
         _, cache = model.run_with_cache(inputs, names_filter=lambda name: name in names, **padding)
@@ -82,8 +85,8 @@ class Patterns:
         cache: Activations,
         *,
         causal: bool = True,
-        mask: Bool[Tensor, "batch pos"] | None = None,
-        asked: Bool[Tensor, "batch query"] | None = None,
+        mask: Tensor | None = None,
+        asked: Tensor | None = None,
     ) -> Patterns:
         """The patterns in a cache of activations.
 
@@ -115,7 +118,9 @@ class Patterns:
                 "the network is causal, and give the mask it ran with"
             )
         sums = weights.sum(-1).movedim(0, 2)[:, :, asking]
-        normalised = bool((weights >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all())
+        # In half precision each weight is rounded, and the sum is off by as much as the last bit.
+        off = max(1e-3, *(2 * torch.finfo(x.dtype).eps for x in found.values() if x.dtype in _HALF), 0.0)
+        normalised = bool((weights >= 0).all()) and bool(((sums - 1).abs() < off).all())
         return cls(weights=weights, allowed=allowed, asking=asking, layers=layers, normalised=normalised)
 
     @property
@@ -156,7 +161,7 @@ class Patterns:
         self,
         model: nn.Module | None,
         inputs: Tensor,
-        mask: Bool[Tensor, "batch pos"] | None,
+        mask: Tensor | None,
         stack: str = "",
     ) -> Patterns | None:
         """The same of the network before training, if there is one.
@@ -175,23 +180,6 @@ class Patterns:
         return other
 
 
-def check_mask(mask: Tensor | None, batch: int, length: int) -> None:
-    """Refuse a mask of another shape, or one without a real token in some example.
-
-    Raises:
-        ValueError: so it is.
-    """
-    if mask is None:
-        return
-    if tuple(mask.shape) != (batch, length):
-        raise ValueError(
-            f"expected a mask of {batch} x {length}, got {tuple(mask.shape)}; give one entry a token"
-        )
-    if not bool(mask.any(1).all()):
-        empty = (~mask.any(1)).nonzero().flatten().tolist()
-        raise ValueError(f"expected a real token in every example, got none in {empty[:5]}; leave those out")
-
-
 def over_examples(x: Float[Tensor, " batch *cell"], counts: Bool[Tensor, " batch *some"]) -> Tensor:
     """The mean over the examples that count; NaN where none does."""
     return (x * counts).sum(0) / counts.sum(0)
@@ -200,19 +188,20 @@ def over_examples(x: Float[Tensor, " batch *cell"], counts: Bool[Tensor, " batch
 def _who_may_look(
     shape: tuple[int, ...],
     causal: bool,
-    mask: Bool[Tensor, "batch pos"] | None,
-    asked: Bool[Tensor, "batch query"] | None = None,
+    mask: Tensor | None,
+    asked: Tensor | None = None,
 ) -> tuple[Bool[Tensor, "batch query key"], Bool[Tensor, "batch query"]]:
     """Which keys a query may look at, and which queries are real and may look at any."""
     batch, _, n_queries, n_keys = shape
-    check_mask(mask, batch, n_keys)
+    for real, length in ((mask, n_keys), (asked, n_queries)):
+        check_attention_mask(real, torch.empty(batch, length))
     allowed = torch.ones(batch, n_queries, n_keys, dtype=torch.bool)
     if causal:
         allowed &= torch.ones(n_queries, n_keys, dtype=torch.bool).tril(n_keys - n_queries)
-    real = torch.ones(batch, n_keys, dtype=torch.bool) if mask is None else mask.cpu()
+    real = torch.ones(batch, n_keys, dtype=torch.bool) if mask is None else mask.bool().cpu()
     allowed &= real[:, None]
     if n_queries > n_keys or asked is not None:  # of another sequence
-        asks = torch.ones(batch, n_queries, dtype=torch.bool) if asked is None else asked.cpu()
+        asks = torch.ones(batch, n_queries, dtype=torch.bool) if asked is None else asked.bool().cpu()
     else:
         asks = real[:, n_keys - n_queries :]
     return allowed, asks & allowed.any(-1)

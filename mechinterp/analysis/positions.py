@@ -15,6 +15,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.checks import check_inputs, check_model
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.setting import Metric, Setting
@@ -26,6 +27,7 @@ PENALTIES = tuple(10.0**power for power in range(-6, 4))
 """Of ridge regressions from a position's vector to that of a later one."""
 
 
+@checked
 def position_table(
     trained: Float[Tensor, "position d_model"],
     untrained: Float[Tensor, "position d_model"] | None = None,
@@ -79,6 +81,7 @@ def _spectrum(table: Float[Tensor, "position d_model"]) -> np.ndarray:
     return (power / power.sum().clamp_min(1e-300)).numpy()
 
 
+@checked
 def shift_maps(
     tables: Mapping[str, Float[Tensor, "position _"]], shifts: Sequence[int] = (1, 2, 4), *, seed: int = 0
 ) -> Result:
@@ -132,6 +135,7 @@ def _predicted(x: Tensor, y: Tensor) -> float:
     return float(1 - np.square(answers - y.numpy()).sum() / (y - y.mean(0)).square().sum().item())
 
 
+@checked
 @torch.no_grad()
 def moved_positions(
     model: nn.Module,
@@ -164,14 +168,16 @@ def moved_positions(
         ValueError: positions that are not added, rows that there are not, or too few; a metric that is not
             one number an example.
     """
-    check_inputs(inputs, None)
+    check_inputs(inputs)
     check_model(model)
-    if not hasattr(model, "hook_pos_embed"):
+    if not hasattr(model, "hook_pos_embed") or not hasattr(model, "W_pos"):
         raise ValueError(
             "expected position vectors that are added to the stream, got none; rotary positions and ALiBi "
             "know distances only"
         )
     table, n_pos = model.W_pos.detach(), inputs.shape[1]
+    if not moves:
+        raise ValueError("expected at least one move, got none; give rows of W_pos by name")
     for name, rows in moves.items():
         if rows.shape != (n_pos,) or int(rows.min()) < 0 or int(rows.max()) >= len(table):
             raise ValueError(

@@ -17,16 +17,18 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.checks import check_inputs, check_model
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.references import references
-from mechinterp.analysis.sets import Component, ablate_sets, check_components, components_of
+from mechinterp.analysis.sets import FIELDS, Component, ablate_sets, check_components, components_of
 from mechinterp.analysis.setting import MEMORY, Metric, Progress, Setting
 from mechinterp.analysis.statistics import bootstrap_means
 from mechinterp.hooks import Edit, Site
 from mechinterp.result import Result
 
 
+@checked
 def prune(
     model: Any,
     inputs: Tensor,
@@ -65,10 +67,10 @@ def prune(
     Raises:
         ValueError: as ``ablation``; fewer than four examples, which are halved; an incomplete order.
     """
+    check_inputs(inputs, attention_mask)
+    check_model(model, "ablating components", FIELDS)
     chosen = components_of(model, mlps=True) if components is None else list(components)
     check_components(model, chosen)
-    check_inputs(inputs, attention_mask)
-    check_model(model)
     if len(inputs) < 4 or orders < 1:
         raise ValueError(f"expected at least 4 examples and 1 random order, got {len(inputs)} and {orders}")
     if not isinstance(order, str) and set(order) != set(chosen):

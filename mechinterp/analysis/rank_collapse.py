@@ -10,6 +10,8 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
+from mechinterp.analysis.checks import check_inputs, check_masked, check_model
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.parts import VARIANTS, without
 from mechinterp.analysis.statistics import bootstrap_means
@@ -51,13 +53,14 @@ def _norm(x: Float[Tensor, "*at pos d"]) -> Float[Tensor, "*at"]:
     return (absolute.sum(-2).amax(-1) * absolute.sum(-1).amax(-1)).sqrt()
 
 
+@checked
 @torch.no_grad()
 def rank_collapse(
     model: HookedRootModule,
     inputs: Tensor,
     names: Sequence[str] | None = None,
     *,
-    mask: Bool[Tensor, "n pos"] | None = None,
+    mask: Tensor | None = None,
     untrained: HookedRootModule | None = None,
     seed: int = 0,
     gate: Gate | None = None,
@@ -83,10 +86,11 @@ def rank_collapse(
         ValueError: fewer than 2 examples, an example of fewer than 2 real positions, or a hook point of
             another shape.
     """
+    check_inputs(inputs, mask)
+    check_model(model)
+    check_masked(model, mask)
     layers = _layers(model, names)
-    if len(inputs) < 2:
-        raise ValueError(f"expected at least 2 examples, got {len(inputs)}; give more")
-    real = torch.ones(inputs.shape[:2], dtype=torch.bool) if mask is None else mask.cpu()
+    real = torch.ones(inputs.shape[:2], dtype=torch.bool) if mask is None else mask.bool().cpu()
     _enough(real)
 
     def streams(network: HookedRootModule) -> list[Float[Tensor, "n pos d"]]:
@@ -124,12 +128,13 @@ def rank_collapse(
     )
 
 
+@checked
 @torch.no_grad()
 def collapse_without_parts(
     model: HookedRootModule,
     inputs: Tensor,
     *,
-    mask: Bool[Tensor, "n pos"] | None = None,
+    mask: Tensor | None = None,
     untrained: HookedRootModule | None = None,
     gate: Gate | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -150,8 +155,11 @@ def collapse_without_parts(
     Raises:
         ValueError: as ``rank_collapse``.
     """
+    check_inputs(inputs, mask)
+    check_model(model, "leaving parts out", ("n_layers",))
+    check_masked(model, mask)
     layers = _layers(model, None)
-    real = torch.ones(inputs.shape[:2], dtype=torch.bool) if mask is None else mask.cpu()
+    real = torch.ones(inputs.shape[:2], dtype=torch.bool) if mask is None else mask.bool().cpu()
     _enough(real)
     extra = {} if mask is None else {"attention_mask": mask}
 
@@ -185,7 +193,13 @@ def collapse_without_parts(
 def _layers(model: HookedRootModule, names: Sequence[str] | None) -> list[str]:
     if names is None:
         entering = [name for name in model.hook_dict if name.endswith("hook_resid_pre")]
-        return entering + [name for name in model.hook_dict if name.endswith("hook_resid_post")][-1:]
+        names = entering + [name for name in model.hook_dict if name.endswith("hook_resid_post")][-1:]
+        if not names:
+            raise ValueError(
+                f"expected a model with hook_resid_pre and hook_resid_post, got {type(model).__name__}, "
+                "which has none; give names of its hook points"
+            )
+        return names
     found = [name for each in names for name in resolve(model, Site(each))]
     bad = [name for name in found if axes_of(name)[:2] != ("batch", "position") or len(axes_of(name)) != 3]
     if bad or not found:

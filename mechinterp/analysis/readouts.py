@@ -17,7 +17,13 @@ def read_positions(read: int | Read, batch: int, length: int) -> Int[Tensor, "ba
     Raises:
         ValueError: they are not such, or the inputs have no such position.
     """
-    at = torch.as_tensor(read).cpu()
+    try:
+        at = torch.as_tensor(read).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"expected positions as whole numbers, [read] or [batch, read], got {type(read).__name__}; for "
+            "the last one give (-1,)"
+        ) from None
     at = at[None] if at.ndim == 0 else at
     whole = not at.is_floating_point() and at.dtype != torch.bool and at.numel() > 0
     if not whole or at.ndim > 2 or (at.ndim == 2 and len(at) != batch):
@@ -46,8 +52,9 @@ def require_outputs(name: str, x: Int[Tensor, " batch *read"], batch: int, n_out
     Raises:
         ValueError: so it is.
     """
-    if len(x) != batch or int(x.min()) < 0 or int(x.max()) >= n_outputs:
+    if len(x) != batch or x.numel() == 0 or int(x.min()) < 0 or int(x.max()) >= n_outputs:
         raise ValueError(
-            f"expected {name} in [0, {n_outputs}) for {batch} examples, got {tuple(x.shape)} from "
-            f"{int(x.min())} to {int(x.max())}; give outputs of the network"
+            f"expected {name} in [0, {n_outputs}) for {batch} examples, got {tuple(x.shape)}"
+            + (f" from {int(x.min())} to {int(x.max())}" if x.numel() else "")
+            + "; give outputs of the network"
         )

@@ -15,16 +15,18 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.checks import check_inputs, check_model
-from mechinterp.analysis.effects import beyond, effects_result
+from mechinterp.analysis.effects import beyond, distinct, effects_result
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.references import references
-from mechinterp.analysis.sets import Component, ablate_sets, check_components, components_of
+from mechinterp.analysis.sets import FIELDS, Component, ablate_sets, check_components, components_of
 from mechinterp.analysis.setting import MEMORY, Metric, Progress, Setting
 from mechinterp.analysis.statistics import benjamini_hochberg, sign_flip_p_values
 from mechinterp.result import Result
 
 
+@checked
 def pairwise_ablation(
     model: Any,
     inputs: Tensor,
@@ -57,17 +59,17 @@ def pairwise_ablation(
     Raises:
         ValueError: as ``ablation``; components that the network does not have.
     """
+    check_inputs(inputs, attention_mask)
+    check_model(model, "ablating components", FIELDS)
     chosen = components_of(model) if components is None else list(components)
     check_components(model, chosen)
-    check_inputs(inputs, attention_mask)
-    check_model(model)
     setting = Setting(model, inputs, metric, read, attention_mask, memory)
     becomes = references(
         model, sorted({one.hook for one in chosen}), reference, inputs, held_out,
         attention_mask=attention_mask, held_out_mask=held_out_mask, seed=seed,
     )  # fmt: skip
     before = setting.intact()
-    rounding = setting.rounding(before)
+    sample = setting.sample(before, distinct(inputs, mask=attention_mask))
     n, pairs = len(chosen), list(combinations(range(len(chosen)), 2))
     sets = [(one,) for one in chosen] + [(chosen[i], chosen[j]) for i, j in pairs]
     found = ablate_sets(setting, sets, becomes, fast=fast, progress=progress)
@@ -79,8 +81,10 @@ def pairwise_ablation(
         i, j = torch.tensor(pairs).mT
         joint[i, j] = joint[j, i] = found[n:]
         added[i, j] = added[j, i] = before + single[i] + single[j]
-        beside = beyond(3 * rounding, (joint - added)[i, j])  # which has the rounding of three differences
-        adjusted = benjamini_hochberg(sign_flip_p_values(beside.mT, seed=seed).numpy())
+        beside = beyond(
+            3 * sample.rounding, (joint - added)[i, j]
+        )  # which has the rounding of three differences
+        adjusted = benjamini_hochberg(sign_flip_p_values(sample.summed(beside.mT), seed=seed).numpy())
         p_values[i, j] = p_values[j, i] = torch.from_numpy(adjusted)
     names = [str(one) for one in chosen]
     axes = {"component": names, "with": names}
@@ -90,7 +94,7 @@ def pairwise_ablation(
 
     provenance = {"what": "pairs", "reference": reference, "seed": seed}
     return effects_result(
-        "pairwise_ablation", joint, before, axes, gated(gate, provenance), other=added, rounding=rounding,
+        "pairwise_ablation", joint, before, axes, gated(gate, provenance), other=added, sample=sample,
         tested=~torch.eye(n, dtype=torch.bool),
         control_kind="the sum of the single effects",
         extra={"interaction": array((joint - added).mean(-1)), "interaction_p": array(p_values)}, seed=seed,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mechinterp.analysis.checks import check_attention_mask, said
 from mechinterp.analysis.patches import mask_of
 from mechinterp.analysis.setting import activations
 
@@ -48,6 +49,8 @@ def references(
         ValueError: an unknown kind, no held-out examples, or ones that do not fit or are too short.
     """
     check_reference(kind, inputs, held_out)
+    if held_out is not None:
+        check_attention_mask(held_out_mask, held_out)
     if held_out is not None and kind != "zero" and attention_mask is not None and held_out_mask is None:
         raise ValueError(
             "expected a mask of the held-out examples beside that of the inputs, got none; give "
@@ -89,7 +92,8 @@ def _donors(n: int, wanted: int, mask: Tensor | None, own: Tensor | None, seed: 
 def _real_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Over real tokens, position by position."""
     weight = mask.double() / mask.double().sum(0).clamp(min=1)
-    return torch.einsum("bp,bp...->p...", weight.to(x.dtype), x)[None]
+    exact = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    return torch.einsum("bp,bp...->p...", weight.to(exact.dtype), exact)[None].to(x.dtype)
 
 
 def check_reference(kind: str, inputs: Tensor, held_out: Tensor | None) -> None:
@@ -106,6 +110,8 @@ def check_reference(kind: str, inputs: Tensor, held_out: Tensor | None) -> None:
         raise ValueError(f"expected held_out examples for a {kind} ablation, got none; give some")
     if held_out is inputs:
         raise ValueError("expected held_out examples other than the inputs, got the same; split the data")
+    if held_out.is_floating_point() != inputs.is_floating_point():
+        raise ValueError(f"expected held_out like the inputs, {said(inputs)}, got {said(held_out)}")
     if held_out.shape[1:] != inputs.shape[1:]:
         raise ValueError(
             f"expected held_out examples of shape {tuple(inputs.shape[1:])} each, got "

@@ -11,9 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
+from mechinterp.analysis.checks import check_model
 from mechinterp.analysis.patches import hook_of, parts
 from mechinterp.analysis.setting import Progress, Setting
 from mechinterp.hooks import Edit, Site
+
+FIELDS = ("n_layers", "n_heads", "d_model", "attn_only")
+"""What a model's config must have of those whose components are ablated."""
 
 
 @dataclass(frozen=True, order=True)
@@ -59,8 +64,10 @@ class Component:
         return hook_of("mlp_out" if self.head is None else "z", self.layer, self.stack)
 
 
+@checked
 def components_of(model: Any, heads: bool = True, mlps: bool = False) -> list[Component]:
     """All heads of a network, all MLPs, or both, in the order of the forward pass."""
+    check_model(model, "its components", FIELDS)
     cfg, found = model.cfg, []
     below = getattr(cfg, "n_encoder_layers", None)
     stacks = [("", "", cfg.n_layers)]
@@ -74,6 +81,7 @@ def components_of(model: Any, heads: bool = True, mlps: bool = False) -> list[Co
     return found
 
 
+@checked
 def check_components(model: Any, components: Sequence[Component]) -> None:
     """Refuse components that the network does not have, and a list with none or with one twice.
 

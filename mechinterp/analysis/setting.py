@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechinterp.analysis.checks import check_metric, check_read
+from mechinterp.analysis.checks import check_masked, check_metric, check_read, said
+from mechinterp.analysis.effects import HALF, Sample, donors_differ
 from mechinterp.hooks import Edit, Site, run, run_with_cache
 
 Metric = Callable[[Tensor], Tensor]
@@ -21,7 +23,9 @@ Progress = Callable[[int, int], None]
 MEMORY = 4 << 20
 """Bytes for the activations of one batch of patches: about what stays in a processor's cache."""
 ROUNDINGS = 16
-"""Effects up to so many times a jitter of the last bit count as none."""
+"""Effects up to so many times a jitter of the last bit count as none; in half precision up to ``JITTERS``'s
+root mean square: a jitter by the whole last bit is 3.5 times what rounding to it is."""
+JITTERS = 8
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Setting:
 
     def __post_init__(self) -> None:
         check_read(self.read, self.inputs, self.attention_mask)
+        check_masked(self.model, self.attention_mask)
 
     @torch.no_grad()
     def outputs(self, times: int = 1, edits: Sequence[Edit] = ()) -> Float[Tensor, "row read out"]:
@@ -63,6 +68,11 @@ class Setting:
             own = "blocks.0.hook_resid_pre"
             return run_with_cache(self.model, inputs, edits=edits, names=own, read=read, **forward)[0]
         logits = run(self.model, inputs, edits=edits, **forward)
+        if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != inputs.shape[:2]:
+            raise ValueError(
+                f"expected a model that returns outputs [batch, pos, d_out] of inputs {tuple(inputs.shape)}, "
+                f"got {said(logits)}; return logits alone, of all positions"
+            )
         at = (read % inputs.shape[1]).expand(len(inputs), -1)
         return logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1]))
 
@@ -107,23 +117,67 @@ class Setting:
         return values
 
     def rounding(self, before: Float[Tensor, " batch"]) -> float:
-        """What counts as rounding in the metric: ``ROUNDINGS`` times the most by which it changes in any
-        example when every residual stream is jittered by the last bit of its numbers."""
+        """What counts as rounding in the metric, when every residual stream is jittered by the last bit of
+        its numbers: ``ROUNDINGS`` times the most by which it changes in any example. In half precision,
+        where so much exceeds every effect, the root mean square over examples and ``JITTERS`` jitters."""
+        if torch.finfo(self.dtype).eps < HALF:
+            return ROUNDINGS * (self._jittered(0) - before).abs().max().item()
+        changes = torch.stack([self._jittered(seed) - before for seed in range(JITTERS)])
+        return changes.square().mean().sqrt().item()
+
+    def _jittered(self, seed: int) -> Float[Tensor, " batch"]:
+        return self.measure(self.jittered(seed), "the jittered run")
+
+    def jittered(self, seed: int) -> Float[Tensor, "batch read out"]:
+        """Outputs with every residual stream jittered by its last bit; where there is none, every vector."""
 
         def jitter(stream: Tensor, _: str) -> Tensor:
-            signs = torch.randint(2, stream.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+            signs = torch.randint(2, stream.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
             return stream * (1 + torch.finfo(stream.dtype).eps * signs.to(stream))
 
         stacks = ("blocks.*", "encoder.blocks.*") if hasattr(self.model, "encoder") else ("blocks.*",)
-        edits = [Edit(Site(f"{stack}.hook_resid_p*"), jitter, "rounding") for stack in stacks]
-        outputs = self.outputs(edits=edits)
-        return ROUNDINGS * (self.measure(outputs, "the jittered run") - before).abs().max().item()
+        sites = [Site(f"{stack}.hook_resid_p*") for stack in stacks]
+        if not any(".hook_resid_p" in name for name in self.model.hook_dict):
+            sites = [Site(name) for name in self._reached]
+        return self.outputs(edits=[Edit(site, jitter, "rounding") for site in sites])
+
+    @cached_property
+    @torch.no_grad()
+    def _reached(self) -> list[str]:
+        """The hook points of vectors in floating point that a run passes, all of them."""
+        _, cache = self.model.run_with_cache(self.inputs, **self.masked())
+        return [name for name, x in cache.items() if x.is_floating_point()]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision in which the model runs: that of its parameters of fewest bits."""
+        kinds = {x.dtype for x in self.model.parameters() if x.is_floating_point()}
+        return max(kinds, key=lambda kind: torch.finfo(kind).eps, default=torch.get_default_dtype())
+
+    def sample(
+        self,
+        before: Float[Tensor, " batch"],
+        groups: Tensor | None,
+        ends: tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]] | None = None,
+        seed: int = 0,
+    ) -> Sample:
+        """What tests must know of the examples.
+
+        Args:
+            groups: of ``distinct`` inputs.
+            ends: the metric of the donors' runs and of other examples' donors', where these are the control.
+        """
+        found = Sample(groups, self.rounding(before), self.dtype)
+        if ends is None:
+            return found
+        return replace(found, control_tells=donors_differ(before, *ends, found, seed))
 
     @property
     def can_rerun(self) -> bool:
         """Whether patched runs can be worked out from the intact one: a network of ours without hooks."""
-        plain = not getattr(self.model.cfg, "codebook_size", 0)  # codes are chosen anew after a change
-        return hasattr(self.model, "rerun") and plain and not self.model.hooked
+        if not hasattr(self.model, "rerun") or self.model.hooked:
+            return False
+        return not getattr(self.model.cfg, "codebook_size", 0)  # codes are chosen anew after a change
 
     @property
     def bytes_a_position(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from torch import Tensor
@@ -53,9 +53,17 @@ def null_interval(null: ArrayLike, level: float = 0.95) -> NDArray[np.float64]:
 
 
 def bootstrap_means(
-    values: Float[Tensor, " example *cell"], *, level: float = 0.95, draws: int = 1000, seed: int = 0
+    values: Float[Tensor, " example *cell"],
+    *,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+    sizes: Int[Tensor, " example"] | None = None,
 ) -> tuple[Float[Tensor, "*cell"], Float[Tensor, "*cell"]]:
     """Percentile bootstrap intervals of the means over examples of many cells, drawn alike for all.
+
+    Args:
+        sizes: how many numbers each of the values is the sum of, if it is one.
 
     Returns:
         Lower and upper ends.
@@ -65,7 +73,8 @@ def bootstrap_means(
     """
     n = _at_least_two(values)
     weights = bootstrap_weights(n, draws, seed)
-    means = (weights / n) @ values.flatten(1).double().cpu()
+    each = weights / n if sizes is None else weights / (weights @ sizes.double())[:, None]
+    means = each @ values.flatten(1).double().cpu()
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = means.quantile(tails, dim=0)
     return low.view(values.shape[1:]), high.view(values.shape[1:])

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechinterp.analysis.patches import Patch, grouped, hook_of, parts
+from mechinterp.analysis.patches import Patch, grouped, parts
 from mechinterp.analysis.setting import Progress, Setting
 from mechinterp.analysis.sweep_reruns import reruns
 from mechinterp.hooks import Edit, Site
@@ -36,7 +36,8 @@ def sweep(
         donor: by hook name, the values that the patches bring, of a batch of 1 or of all.
         fast: rerun only what a patch can reach, where the model can.
     """
-    way = reruns if fast and setting.can_rerun else _whole_runs
+    own = any(patch.hook for patch in patches)
+    way = reruns if fast and setting.can_rerun and not own else _whole_runs
     found: dict[int, Tensor] = {}
     for which, outputs in way(setting, activation, list(patches), donor):
         found[which] = setting.measure(outputs, patches[which])
@@ -49,13 +50,13 @@ def _whole_runs(
     setting: Setting, activation: str, patches: list[Patch], donor: Mapping[str, Tensor]
 ) -> Iterator[tuple[int, Tensor]]:
     """Patches of one layer at a time, whole forward passes with hooks."""
-    names = {patch.layer: hook_of(activation, patch.layer, patch.stack) for patch in patches}
-    base, intact = setting.activations(list(names.values())), setting.outputs()
-    for layer, some in grouped(lambda patch: patch.layer, patches):
-        old = base[names[layer]]
-        new = donor[names[layer]].to(old).expand_as(old)
-        keys = [patches[which].site(activation).key(names[layer], old.shape) for which in some]
-        for which, key, outputs in zip(some, keys, _swapped(setting, names[layer], new, keys)):
+    names = [patch.name(activation) for patch in patches]
+    base, intact = setting.activations(list(dict.fromkeys(names))), setting.outputs()
+    for (_, name), some in grouped(lambda patch: (patch.layer, patch.name(activation)), patches):
+        old = base[name]
+        new = donor[name].to(old).expand_as(old)
+        keys = [patches[which].site(activation).key(name, old.shape) for which in some]
+        for which, key, outputs in zip(some, keys, _swapped(setting, name, new, keys)):
             changed = (new[key] != old[key]).flatten(1).any(1)
             yield which, torch.where(changed[:, None, None], outputs, intact)
 
@@ -63,7 +64,8 @@ def _whole_runs(
 def _swapped(setting: Setting, name: str, new: Tensor, keys: list) -> Iterator[Tensor]:
     """Outputs with new values at each of some places of a hook point, many in one batch."""
     shape = setting.inputs.shape
-    at_once = max(1, setting.memory // (shape[0] * shape[1] * 64 * setting.model.cfg.d_model))
+    width = getattr(getattr(setting.model, "cfg", None), "d_model", None) or new[:, :1].numel() // shape[0]
+    at_once = max(1, setting.memory // (shape[0] * shape[1] * 64 * width))
     for chunk in parts(keys, at_once):
 
         def swap(tensor: Tensor, _: str, chunk: list = chunk) -> Tensor:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.statistics import null_interval, permutation_p_value
 from mechinterp.result import Result
@@ -30,6 +31,7 @@ NULLS = ("relabelled states", "random automata")
 _LARGER = {"cosine": True, "pearson": True, "frobenius": False, "relative error": False}
 
 
+@checked
 def leading_blocks(
     W_V: Float[Tensor, "head d e"], W_O: Float[Tensor, "head e d"], n_states: int
 ) -> Float[Tensor, "head state next"]:
@@ -46,6 +48,7 @@ def leading_blocks(
     return W_V.detach().double().cpu()[:, :n_states] @ W_O.detach().double().cpu()[:, :, :n_states]
 
 
+@checked
 def compare_transitions(
     matrices: Float[Tensor, "head state next"],
     transitions: Float[Tensor, "symbol s t"],
@@ -129,6 +132,8 @@ def _check(matrices: Tensor, transitions: Tensor, draws: int) -> None:
             "expected matrices [head, state, next] and transitions [symbol, state, next] of the same "
             f"states, got {list(matrices.shape)} and {list(transitions.shape)}; bring them into one basis"
         )
+    if not matrices.numel() or not transitions.numel():
+        raise ValueError("expected at least one matrix of at least one state, and transitions, got none")
     if not bool(matrices.isfinite().all()) or draws < 1:
         raise ValueError(f"expected finite matrices and at least 1 draw of each null, got draws={draws}")
 

@@ -294,7 +294,7 @@ REFUSED = {
     ),
     "a mask of another shape": (
         lambda: attention_patterns(random_network(), tokens(rows=4), mask=EMPTY[:3]),
-        "mask of 4 x 12, got",
+        r"mask of \(4, 12\), got",
     ),
     "other layers before training": (
         lambda: attention_scores(planted(1), tokens(), untrained=planted(1, 2)),

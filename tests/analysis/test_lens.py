@@ -283,7 +283,7 @@ REFUSED = {
     ),
     "no such position": (
         lambda: logit_lens(SAME, INPUTS, RIGHT[:, None], read=(LENGTH,)),
-        r"positions in \[-12, 12\)",
+        r"positions to read within \[-12, 12\)",
     ),
     "a lens of one example": (lambda: logit_lens(SAME, INPUTS[:1], RIGHT[:1, None]), "at least 2 examples"),
     "a lens in training": (lambda: logit_lens(DROPPING, INPUTS, RIGHT[:, None]), "evaluation"),
@@ -321,7 +321,7 @@ REFUSED = {
     ),
     "a metric over all": (
         lambda: attribution_patching(SAME, INPUTS, OTHERS, average),
-        r"one number an example, \[8\], got \[\]",
+        r"one number for each of 8 examples",
     ),
 }
 

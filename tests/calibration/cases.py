@@ -40,6 +40,13 @@ NULLS = {
     ),
     "patch_strangers": _null(PATCHING, "every donor does as much", sweeps.patch_strangers),
     "patch_siblings": _null(PATCHING, "as much good as harm; strangers harm", sweeps.patch_siblings),
+    "patch_no_class": _null(
+        PATCHING, "two classes, no head brings them", sweeps.patch_two_classes, n_heads=0
+    ),
+    "patch_copies": _null(
+        f"{PATCHING}, control=False", "random answers, each example 4 times", sweeps.patch_copies
+    ),
+    "ablate_unread_half": _null(ABLATION, "bfloat16, all it does is rounding", sweeps.ablate_unread_half),
     "path_random_answers": _null(PATHS, "answers drawn at random", sweeps.path_random_answers),
     "path_strangers": _null(PATHS, "every donor does as much", sweeps.path_strangers),
     "ablate_random_answers": _null(ABLATION, "answers drawn at random", sweeps.ablate_random_answers),
@@ -104,6 +111,10 @@ OPEN = {
 PLANTED = {
     "patch_16": _planted(PATCHING, "2 of 8 heads, 16 examples", sweeps.patch_planted),
     "patch_40": _planted(PATCHING, "the same, 40 examples", sweeps.patch_planted, n=40),
+    "patch_two_classes": _planted(
+        PATCHING, "2 of 8 heads, two classes, 40 examples", sweeps.patch_two_classes
+    ),
+    "patch_half": _planted(PATCHING, "2 of 8 heads, bfloat16, 40 examples", sweeps.patch_half_precision),
     "path_16": _planted(PATHS, "1 of 32 paths, 16 examples", sweeps.path_planted),
     "path_40": _planted(PATHS, "the same, 40 examples", sweeps.path_planted, n=40),
     "ablate_16": _planted(ABLATION, "2 of 8 heads, 16 examples", sweeps.ablate_planted),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from mechinterp.analysis.patching import activation_patching
 from mechinterp.analysis.path_patching import path_patching
 from mechinterp.analysis.redundancy import pairwise_ablation
 from mechinterp.models import HookedTransformer, TransformerConfig
+from mechinterp.result import PrecisionWarning
 
 RECEIVERS = [(1, 0, part) for part in "qkv"]
 
@@ -207,6 +209,51 @@ def patch_planted(seed: int, strength: float = 2.0, n: int = 16) -> Trial:
     return swept(
         activation_patching, relay(seed, heads, strength)[0], clean, corrupted, metric, planted=planted
     )
+
+
+def two_classes(seed: int, n: int) -> tuple[Any, Any, Any]:
+    """Clean examples of one class, corrupted ones of another, and the metric that tells them apart."""
+    clean, corrupted = concepts(seed, n)
+    clean[:, 0], corrupted[:, 0] = 0, 1
+    return clean, corrupted, preferring(clean[:, 0], corrupted[:, 0])
+
+
+def patch_two_classes(seed: int, n_heads: int = 2, strength: float = 2.0, n: int = 40) -> Trial:
+    """As ``patch_planted``, of two classes: every donor brings the same answer. Without heads a null."""
+    heads, where = some_heads(seed, n_heads)
+    clean, corrupted, metric = two_classes(seed, n)
+    model = relay(seed, heads, strength)[0]
+    return swept(activation_patching, model, clean, corrupted, metric, by=("layer", "head"), planted=where)
+
+
+def patch_half_precision(seed: int, dtype: torch.dtype = torch.bfloat16, n: int = 40) -> Trial:
+    """As ``patch_planted``, layers and heads, in half precision."""
+    heads, where = some_heads(seed, 2)
+    clean, corrupted = concepts(seed, n)
+    metric = preferring(clean[:, 0], corrupted[:, 0])
+    model = relay(seed, heads, 2.0)[0].to(dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PrecisionWarning)
+        return swept(
+            activation_patching, model, clean, corrupted, metric, by=("layer", "head"), planted=where
+        )
+
+
+def patch_copies(seed: int, times: int = 4) -> Trial:
+    """As ``patch_without_control``, each example several times."""
+    pair = (tokens(2 * seed + each).repeat(times, 1) for each in (0, 1))
+    order = torch.rand(16, WORDS, generator=torch.Generator().manual_seed(seed)).argsort(1).repeat(times, 1)
+    metric = preferring(order[:, 0], order[:, 1])
+    return swept(activation_patching, random_network(seed), *pair, metric, control=False)
+
+
+def ablate_unread_half(seed: int, dtype: torch.dtype = torch.bfloat16) -> Trial:
+    """As ``ablate_unread``, in half precision, of more examples."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PrecisionWarning)
+        inputs = tokens(2 * seed, n=100)
+        trial = swept(ablation, unread_head(seed).to(dtype), inputs, first_two, reference="zero")
+    return Trial(trial.flagged[:1], trial.alone[:1], trial.planted[:1])
 
 
 def ablate_planted(seed: int, strength: float = 2.0, n: int = 16) -> Trial:

@@ -10,6 +10,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.attention_match import permutations
 from mechinterp.analysis.checks import check_inputs, check_model
 from mechinterp.analysis.gates import Gate, gated
@@ -20,6 +21,7 @@ from mechinterp.result import Result
 from mechinterp.tasks.base import Batch
 
 
+@checked
 @torch.no_grad()
 def attention_similarity(
     model: nn.Module,

@@ -19,6 +19,8 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mechinterp.analysis.arguments import checked
+from mechinterp.analysis.checks import check_model
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.statistics import null_interval, permutation_p_value
 from mechinterp.result import Result
@@ -49,6 +51,7 @@ class EffectiveHead:
             ValueError: it is not one layer of linear attention alone, without biases, normalisation and
                 positions, that averages over keys, over real vectors, with one output.
         """
+        check_model(model, "a step", ("d_input",))
         cfg = model.cfg
         needed = {
             "n_layers": 1, "attention": "linear", "attn_only": True, "normalization_type": None,
@@ -93,6 +96,7 @@ class EffectiveHead:
         return (step.square().sum() / whole.square().sum().clamp_min(1e-30)).item()
 
 
+@checked
 def effective_step(
     model: nn.Module,
     target: Float[Tensor, "_ _"],

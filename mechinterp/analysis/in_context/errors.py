@@ -10,11 +10,13 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.statistics import bootstrap_means
 from mechinterp.result import Result
 
 
+@checked
 def error_by_context(
     answers: Mapping[str, Float[Tensor, "_ _"]],
     targets: Float[Tensor, "n q"],

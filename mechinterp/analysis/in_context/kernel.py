@@ -12,8 +12,9 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.attention_match import permutations
-from mechinterp.analysis.checks import check_inputs, check_model
+from mechinterp.analysis.checks import check_inputs, check_model, check_takes
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.in_context.prompts import Prompts
 from mechinterp.analysis.statistics import bootstrap_weights
@@ -24,6 +25,7 @@ WIDEST, NARROWEST = 1e-3, 300.0
 """Range of the size of the kernel's w, times the spread of the products of queries and examples."""
 
 
+@checked
 @torch.no_grad()
 def kernel_smoother(
     model: nn.Module,
@@ -57,6 +59,7 @@ def kernel_smoother(
         ValueError: fewer than 4 prompts, one without examples, or as ``Prompts.of``.
     """
     check_model(model)
+    check_takes(model, "read", "build it by models, or give it read=")
     check_inputs(batch.inputs)
     if len(batch) < 4:
         raise ValueError(f"expected at least 4 prompts, half of them to fit, got {len(batch)}; give more")

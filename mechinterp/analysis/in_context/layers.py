@@ -10,12 +10,15 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mechinterp.analysis.arguments import checked
+from mechinterp.analysis.checks import check_model
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.result import Result
 
 MEASURES = ("rate", "curvature", "share of GD++")
 
 
+@checked
 @torch.no_grad()
 def layer_steps(
     model: nn.Module,
@@ -47,6 +50,7 @@ def layer_steps(
     Raises:
         ValueError: another kind of network, or d that its tokens cannot have.
     """
+    check_model(model, "layers' steps", ("n_layers", "d_model"))
     cfg = model.cfg
     needed = {
         "raw_tokens": True, "attention": "linear", "n_heads": 1, "attn_only": True, "average_keys": True,

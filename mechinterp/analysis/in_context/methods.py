@@ -10,7 +10,8 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mechinterp.analysis.checks import check_inputs, check_model
+from mechinterp.analysis.arguments import checked
+from mechinterp.analysis.checks import check_inputs, check_model, check_takes
 from mechinterp.analysis.effects import derangement
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.in_context.prompts import Prompts
@@ -21,6 +22,7 @@ from mechinterp.tasks.base import Batch
 MEASURES = ("preds diff", "model diff", "model cos", "explained", "slope", "correlation")
 
 
+@checked
 def sensitivities(
     model: nn.Module, batch: Batch, entries: int | None = None
 ) -> tuple[Float[Tensor, "n q"], Float[Tensor, "n q d"]]:
@@ -36,6 +38,7 @@ def sensitivities(
         ValueError: dropout is on, prompts that are not such, or queries that may see one another.
     """
     check_model(model)
+    check_takes(model, "read", "build it by models, or give it read=")
     prompts = Prompts.of(batch, entries)
     places, width = prompts.query.shape[1:]
     if places > 1 and (batch.mask is None or bool(batch.mask[:, -places:].any())):
@@ -55,6 +58,7 @@ def _turned(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, "n q"], Float
     return answers.detach(), grad
 
 
+@checked
 def method_agreement(
     model: nn.Module,
     batch: Batch,

@@ -15,12 +15,17 @@ from jaxtyping import AbstractArray, Bool, Float, Int
 from torch import Tensor, nn
 
 from mechinterp.analysis.checks import check_untrained, said
+from mechinterp.devices import cpu_default
+from mechinterp.hooks import turn
 
 P, R = ParamSpec("P"), TypeVar("R")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Refuse arguments that are not what the function's annotations say, before it is called.
+    """Make a function an entry to analyses: its arguments are what its annotations say, or are refused.
+
+    It takes its turn with other threads that call the same network, and another default device does not
+    move the tensors that it makes.
 
     Whole numbers pass for floats, 0 and 1 for booleans in tensors, and arrays of indices for sequences.
 
@@ -38,7 +43,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                 check_untrained(given.get("model"), given.get(name))
             elif name in given and not _fits(given[name], hint):
                 raise _error(name, given[name], hint, signature.parameters[name].annotation)
-        return function(*arguments, **options)
+        with turn(given.get("model")):
+            return function(*arguments, **options)
 
     @functools.cache
     def hints() -> dict[str, Any]:
@@ -46,7 +52,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         # What is no model at all each analysis refuses by check_model, which knows what it needs of one.
         return {name: found[name] for name in signature.parameters if name in found and name != "model"}
 
-    return call
+    return cpu_default(call)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.jackknife import jackknife_interval
 from mechinterp.analysis.statistics import benjamini_hochberg, permutation_p_value
+from mechinterp.devices import cpu_default
 from mechinterp.hooks import HookedRootModule, run_with_cache
 from mechinterp.result import Result
 
@@ -91,6 +92,7 @@ def hook_of_site(site: str) -> str:
 
 
 @torch.no_grad()
+@cpu_default
 def code_alignment(
     model: HookedRootModule,
     inputs: Int[Tensor, "_ _"],

@@ -11,15 +11,16 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.fourier import fourier_basis, frequency_power
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.jackknife import jackknife_interval
 from mechinterp.analysis.statistics import null_interval
 from mechinterp.analysis.tensors import tensor_of, vectors_of, whole_of
+from mechinterp.devices import cpu_default
 from mechinterp.result import Result
 
 
+@cpu_default
 def pca(
     x: Float[Tensor, "n d"], k: int
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "k d"], Float[Tensor, " k"]]:
@@ -43,6 +44,7 @@ def pca(
     return (u * size)[:, :k], axes[:k], share[:k]
 
 
+@cpu_default
 def circularity(embedding: Float[Tensor, "p d"], components: int = 4) -> float:
     """How purely the first principal components follow single frequencies, 0 to 1.
 
@@ -56,6 +58,7 @@ def circularity(embedding: Float[Tensor, "p d"], components: int = 4) -> float:
     return (power.max(0).values / power.sum(0)).mean().item()
 
 
+@cpu_default
 def frequency_plane(embedding: Float[Tensor, "p d"], k: int) -> Float[Tensor, "p 2"]:
     """The vectors seen in the plane in which frequency k turns.
 
@@ -71,6 +74,7 @@ def frequency_plane(embedding: Float[Tensor, "p d"], k: int) -> Float[Tensor, "p
     return (embedding.double() - embedding.double().mean(0)) @ axes
 
 
+@cpu_default
 def axis_ratio(embedding: Float[Tensor, "p d"], k: int) -> float:
     """Short over long axis of the ellipse that frequency k draws: 1 for a circle, 0 for a line.
 
@@ -103,7 +107,7 @@ def participation_ratio(variances: Float[Tensor, "*at k"]) -> Float[Tensor, "*at
     return relative.sum(-1) ** 2 / (relative**2).sum(-1)
 
 
-@checked
+@cpu_default
 def spectrum(
     x: Float[Tensor, "n d"],
     *,

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechinterp.analysis.tensors import tensor_of
+from mechinterp.devices import cpu_default
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,7 @@ class Rotation:
         return ((target - self(x)) ** 2).sum(1), ((target - target.mean(0)) ** 2).sum(1)
 
 
+@cpu_default
 def procrustes(x: Float[Tensor, "n d"], y: Float[Tensor, "m e"]) -> Rotation:
     """The rotation (or reflection) and scale that bring x nearest to y, both centred.
 

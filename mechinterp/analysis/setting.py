@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mechinterp.analysis.checks import check_masked, check_metric, check_read, said
 from mechinterp.analysis.effects import HALF, Sample, donors_differ
+from mechinterp.devices import callers_default
 from mechinterp.hooks import Edit, Site, run, run_with_cache
 
 Metric = Callable[[Tensor], Tensor]
@@ -87,7 +88,7 @@ class Setting:
 
     def measure(self, outputs: Float[Tensor, "batch read out"], what: object) -> Float[Tensor, " batch"]:
         """The metric of a batch, checked."""
-        with torch.no_grad():
+        with torch.no_grad(), callers_default():
             values = self.metric(outputs)
         return check_metric(values, len(self.inputs), what).cpu().double()
 

@@ -28,6 +28,7 @@ from mechinterp.analysis.statistics import (
     permutation_p_value,
 )
 from mechinterp.analysis.tensors import said, tensor_of, whole_of
+from mechinterp.devices import cpu_default
 from mechinterp.hooks import Activations, Site
 from mechinterp.result import Result
 
@@ -35,6 +36,7 @@ Measure = Literal["cka", "procrustes"]
 _UNITS = {"cka": "linear CKA", "procrustes": "held-out R² after rotation"}
 
 
+@cpu_default
 def cka(x: Float[Tensor, "n d"], y: Float[Tensor, "m e"]) -> float:
     """Linear centred kernel alignment, ``|X'Y|² / (|X'X| |Y'Y|)`` in Frobenius norms, 0 to 1.
 
@@ -51,6 +53,7 @@ def cka(x: Float[Tensor, "n d"], y: Float[Tensor, "m e"]) -> float:
     return _overlap(_normalised(x), _normalised(y))
 
 
+@cpu_default
 def score_and_null(
     x: Float[Tensor, "n d"],
     y: Float[Tensor, "m e"],
@@ -80,6 +83,7 @@ def score_and_null(
     )
 
 
+@cpu_default
 def similarity(
     first: Activations,
     second: Activations | None = None,

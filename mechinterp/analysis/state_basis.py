@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mechinterp.analysis.repeats import repeated_rows
 from mechinterp.analysis.tensors import tensor_of
+from mechinterp.devices import cpu_default
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,7 @@ class StateBasis:
         return self.write @ W_V.detach().double().cpu() @ W_O.detach().double().cpu() @ self.read
 
 
+@cpu_default
 def state_basis(
     x: Float[Tensor, "n d"],
     states: Int[Tensor, " n"],

@@ -16,6 +16,7 @@ from torch import Tensor
 from mechinterp.analysis.codes import Codes, hook_of_site
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.statistics import benjamini_hochberg, bootstrap_interval, permutation_p_value
+from mechinterp.devices import cpu_default
 from mechinterp.hooks import Edit, HookedRootModule, Site, run
 from mechinterp.result import Result
 
@@ -25,6 +26,7 @@ MAPS = 2000
 
 
 @torch.no_grad()
+@cpu_default
 def code_steering(
     model: HookedRootModule,
     inputs: Int[Tensor, "_ _"],

@@ -327,7 +327,7 @@ def _flatten(value: Any, tensors: dict[str, Tensor], at: str) -> Any:
         kinds = set(map(type, value)) if len(value) >= LONG else set()
         if kinds == {float} or (kinds == {int} and max(map(abs, value)) < 2**63):
             dtype = torch.float64 if kinds == {float} else torch.int64
-            return {"list": _put(torch.tensor(value, dtype=dtype), tensors, at)}
+            return {"list": _put(torch.tensor(value, dtype=dtype, device="cpu"), tensors, at)}
         return [_flatten(each, tensors, f"{at}.{number}") for number, each in enumerate(value)]
     if isinstance(value, tuple):
         return {"tuple": [_flatten(each, tensors, f"{at}.{number}") for number, each in enumerate(value)]}

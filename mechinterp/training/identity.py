@@ -58,7 +58,11 @@ def data_digest(batches: Iterable[Batch]) -> str:
     """A hash of what a network reads of batches, and of what it should answer."""
     named: list[tuple[str, Tensor]] = []
     for batch in batches:
-        named += [("inputs", batch.inputs), ("targets", batch.targets), ("read", torch.as_tensor(batch.read))]
+        named += [
+            ("inputs", batch.inputs),
+            ("targets", batch.targets),
+            ("read", torch.as_tensor(batch.read, device="cpu")),
+        ]
         named += [] if batch.mask is None else [("mask", batch.mask)]
     return digest(named)
 

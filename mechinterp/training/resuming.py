@@ -63,7 +63,9 @@ def _check_stepper(state: Any, path: str | Path, stepper: Stepper) -> None:
         expected["order"] = order  # of any length
     if isinstance(generators, list):  # of as many devices as it was trained on
         shapes = [getattr(each, "shape", ()) for each in generators]
-        expected["cuda_generators"] = [torch.empty(shape, dtype=torch.uint8) for shape in shapes]
+        expected["cuda_generators"] = [
+            torch.empty(shape, dtype=torch.uint8, device="cpu") for shape in shapes
+        ]
     check_like(expected, state, path, "stepper")
     if not 0 <= state["steps"] <= stepper.recipe.steps:
         raise ValueError(f"in {path}: expected steps of 0 to {stepper.recipe.steps}, got {state['steps']}")
@@ -82,7 +84,7 @@ def _moments(name: str, optimizer: torch.optim.Optimizer, found: Any) -> dict[in
     """What the state of an optimiser must be, of those weights of which ``found`` has it."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     held = found.get("state") if isinstance(found, Mapping) else None
-    count = torch.zeros((), dtype=torch.float32)
+    count = torch.zeros((), dtype=torch.float32, device="cpu")
     return {
         index: {key: count if key == "step" else weights[index] for key in MOMENTS[name]}
         for index in (held if isinstance(held, Mapping) else ())

@@ -4,11 +4,17 @@ import tempfile
 
 import pytest
 import torch
+from analysis.given_anything import analyses, cases
 
 from mechinterp import constructions, models, tasks
 from mechinterp.analysis.ablation import ablation
+from mechinterp.analysis.erasure import decodability, leace, mean_projection, probe_projection
+from mechinterp.analysis.geometry import spectrum
 from mechinterp.analysis.metrics import margin
 from mechinterp.analysis.patching import activation_patching
+from mechinterp.analysis.probes import Logistic, online_code, probe
+from mechinterp.analysis.similarity import cka, similarity
+from mechinterp.analysis.state_basis import state_basis
 from mechinterp.hooks import Site, resample, run, run_with_cache, zero
 from mechinterp.models import HookedTransformer, TransformerConfig, generate
 from mechinterp.models.folding import fold_ln
@@ -106,3 +112,52 @@ def test_networks_do_not_move(positions, norm):
         assert swept.values.notnull().all()
         assert patched.values.notnull().all()
     assert {each.device.type for each in found} == {"cpu"}
+
+
+ANALYSES, CALLS = analyses(), cases()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(ANALYSES))
+def test_analyses_find_the_same(name):
+    here = ANALYSES[name](**CALLS[name])
+    torch.set_default_device("meta")
+    try:
+        elsewhere = ANALYSES[name](**CALLS[name])
+    finally:
+        torch.set_default_device(None)
+    assert type(here) is type(elsewhere)
+    if hasattr(here, "to_json"):
+        assert here.to_json() == elsewhere.to_json()
+
+
+READERS = {
+    "probe": lambda x, y: probe(x, y, shuffles=1, permutations=10),
+    "logistic": lambda x, y: probe(x, y > 0, Logistic(), shuffles=1, permutations=10),
+    "online": lambda x, y: online_code(x, y > 0),
+    "leace": lambda x, y: leace(x, y)(x),
+    "mean projection": lambda x, y: mean_projection(x, (y > 0).long())(x),
+    "probe projection": lambda x, y: probe_projection(x, y)(x),
+    "decodability": lambda x, y: decodability(x, y),
+    "cka": lambda x, y: cka(x, x.flip(1)),
+    "similarity": lambda x, y: similarity({"a": x}, {"a": x.flip(0)}, draws=5),
+    "spectrum": lambda x, y: spectrum(x, draws=3),
+    "state basis": lambda x, y: state_basis(x, (y > 0).long()).write,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", READERS)
+def test_readers_find_the_same(name):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(80, 5, generator=generator), torch.randn(80, generator=generator)
+    here = READERS[name](x, y)
+    torch.set_default_device("meta")
+    try:
+        elsewhere = READERS[name](x, y)
+    finally:
+        torch.set_default_device(None)
+    if hasattr(here, "to_json"):
+        assert here.to_json() == elsewhere.to_json()
+    else:
+        torch.testing.assert_close(torch.as_tensor(here), torch.as_tensor(elsewhere))

@@ -21,11 +21,13 @@ from mechinterp.analysis.erasure.erasers import (
 )
 from mechinterp.analysis.erasure.place import Metric, Place, check_enough
 from mechinterp.analysis.gates import Gate, gated
+from mechinterp.devices import cpu_default
 from mechinterp.hooks import HookedRootModule, Site
 from mechinterp.result import Result
 
 
 @torch.no_grad()
+@cpu_default
 def erasure_curve(
     model: HookedRootModule,
     inputs: Tensor,

@@ -28,6 +28,7 @@ from mechinterp.analysis.erasure.place import Metric, Place, check_enough
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.jackknife import pseudo_values
 from mechinterp.analysis.statistics import permutation_p_value
+from mechinterp.devices import cpu_default
 from mechinterp.hooks import HookedRootModule, Site
 from mechinterp.result import Result
 
@@ -36,6 +37,7 @@ GROUPS = 10
 
 
 @torch.no_grad()
+@cpu_default
 def erasure_effect(
     model: HookedRootModule,
     inputs: Tensor,

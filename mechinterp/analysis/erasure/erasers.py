@@ -18,6 +18,7 @@ from torch import Tensor
 from mechinterp.analysis.erasure.concepts import ReadAs, as_concept
 from mechinterp.analysis.randomness import global_generators_kept
 from mechinterp.analysis.tensors import said, tensor_of, vectors_of, whole_of
+from mechinterp.devices import cpu_default
 from mechinterp.hooks import Edit, Site
 
 Shrinkage = float | int | Literal["ledoit-wolf"]
@@ -73,6 +74,7 @@ class _Spread(NamedTuple):
     scale: Float[Tensor, " r"]  # (shrunk) standard deviation along each axis
 
 
+@cpu_default
 def leace(
     x: Float[Tensor, "n d"],
     z: Shaped[Tensor, " m *k"],
@@ -117,6 +119,7 @@ def leace(
     return _without(spread, _concept_axes(spread, z), "leace" if s == 0 else f"leace, shrinkage {s:.3g}")
 
 
+@cpu_default
 def mean_projection(
     x: Float[Tensor, "n d"], z: Shaped[Tensor, " m *k"], *, z_as: ReadAs | None = None
 ) -> Eraser:
@@ -136,6 +139,7 @@ def mean_projection(
     return _without(spread, _concept_axes(spread, z), "mean projection")
 
 
+@cpu_default
 def probe_projection(
     x: Float[Tensor, "n d"], z: Shaped[Tensor, " m *k"], *, z_as: ReadAs | None = None
 ) -> Eraser:
@@ -158,6 +162,7 @@ def probe_projection(
     return Eraser(matrix, spread.mean, basis.shape[1], "probe projection")
 
 
+@cpu_default
 def random_erasers(
     x: Float[Tensor, "n d"], rank: int, draws: int = 1, *, shrinkage: Shrinkage = 0.0, seed: int = 0
 ) -> list[Eraser]:

@@ -16,6 +16,7 @@ from mechinterp.analysis.probes.ridge import fit_cells
 from mechinterp.analysis.randomness import global_generators_kept
 from mechinterp.analysis.repeats import repeated_rows
 from mechinterp.analysis.tensors import tensor_of, vectors_of
+from mechinterp.devices import cpu_default
 
 LEAST = 5
 """Different inputs in each half; with fewer, no score means anything."""
@@ -23,6 +24,7 @@ LEAST = 5
 _PENALTIES = np.logspace(-6, 2, 9)  # ridge, in units of a whitened feature's variance times examples
 
 
+@cpu_default
 def decodability(
     x: Float[Tensor, "n d"],
     z: Shaped[Tensor, " m *k"],

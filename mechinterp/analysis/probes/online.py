@@ -25,6 +25,7 @@ from mechinterp.analysis.probes.scale import one_scale
 from mechinterp.analysis.probes.scores import bootstrap
 from mechinterp.analysis.probes.targets import Variable, classes
 from mechinterp.analysis.tensors import tensor_of, vectors_of, whole_of
+from mechinterp.devices import cpu_default
 from mechinterp.result import Result
 
 ENDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -34,6 +35,7 @@ PENALTIES = (1e-4, 1e-2, 1.0)
 """``C`` of the logistic regressions that are mixed."""
 
 
+@cpu_default
 def code_length(
     x: Float[Tensor, "n d"],
     labels: Int[Tensor, " n"],
@@ -96,6 +98,7 @@ def _class_probabilities(
     return p
 
 
+@cpu_default
 def online_code(
     activations: Cache,
     variable: Variable,

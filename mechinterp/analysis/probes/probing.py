@@ -22,6 +22,7 @@ from mechinterp.analysis.probes.targets import Variable
 from mechinterp.analysis.statistics import benjamini_hochberg
 from mechinterp.analysis.tensors import said, tensor_of, whole_of
 from mechinterp.analysis.warn import warn
+from mechinterp.devices import cpu_default
 from mechinterp.result import Result
 
 NOTICED = 0.01
@@ -41,6 +42,7 @@ KINDS: dict[str, Callable[[], Probe]] = {
 }
 
 
+@cpu_default
 def probe(
     activations: Cache,
     variable: Variable,

@@ -352,7 +352,7 @@ _TURNS: WeakKeyDictionary[torch.nn.Module, AbstractContextManager] = WeakKeyDict
 _TURNS_GUARD = threading.Lock()
 
 
-def turn(model: torch.nn.Module) -> AbstractContextManager:
+def turn(model: Any) -> AbstractContextManager:
     """Return the lock that calls on a network share; the thread that holds it may take it again.
 
     While one thread has hooks attached, the passes of others would meet them.

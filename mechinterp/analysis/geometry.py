@@ -11,6 +11,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from mechinterp.analysis.arguments import checked
 from mechinterp.analysis.fourier import fourier_basis, frequency_power
 from mechinterp.analysis.gates import Gate, gated
 from mechinterp.analysis.jackknife import jackknife_interval
@@ -107,9 +108,9 @@ def participation_ratio(variances: Float[Tensor, "*at k"]) -> Float[Tensor, "*at
     return relative.sum(-1) ** 2 / (relative**2).sum(-1)
 
 
-@cpu_default
+@checked
 def spectrum(
-    x: Float[Tensor, "n d"],
+    x: Any,  # a tensor or an array [n, d], checked below
     *,
     centre: bool = True,
     sampled: bool = True,

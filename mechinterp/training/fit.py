@@ -114,7 +114,8 @@ class Fit:
         ended = f"stopped: {self.stopped}" if self.stopped else "not stopped"
         return (
             f"Fit({type(bare(self.model)).__name__} on {self.task.name}, step {self.step} of "
-            f"{self.recipe.steps}, {ended}, {len(self.checkpoints)} checkpoints)\n  {self.history!r}"
+            f"{self.recipe.steps}, {ended}, {len(self.checkpoints)} checkpoints, outputs by "
+            f"{self.task.outputs_by(self.model)})\n  {self.history!r}"
         )
 
 
@@ -392,6 +393,8 @@ class _Loop:
         """
         job = self.job
         saved, given = dict(state["of"]), dict(self.identity)
+        if not isinstance(state["now"], dict):
+            raise TypeError("no numbers of the network")
         if saved["initial weights"] != given["initial weights"]:
             holds = weights_digest(state["stepper"]["model"]) == given["initial weights"]
             if holds or _left_by_error(job.model, state):

@@ -82,7 +82,7 @@ class Logistic(Classifier):
         with global_generators_kept():
             from sklearn.linear_model import LogisticRegression
 
-        return LogisticRegression(C=self.C, max_iter=1000, random_state=seed)
+        return LogisticRegression(C=self.C, max_iter=1000, random_state=seed % 2**32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class MLP(Classifier):
         with global_generators_kept():
             from sklearn.neural_network import MLPClassifier
 
-        return MLPClassifier(random_state=seed, **_perceptron(self))
+        return MLPClassifier(random_state=seed % 2**32, **_perceptron(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ class MLPRegression(Probe):
 
         def fit(x: Tensor, y: Tensor, new: Tensor) -> Tensor:
             x, new = one_scale(x, new)
-            perceptron = MLPRegressor(random_state=seed, **_perceptron(self))
+            perceptron = MLPRegressor(random_state=seed % 2**32, **_perceptron(self))
             model = TransformedTargetRegressor(perceptron, transformer=StandardScaler())
             answers = model.fit(x.cpu().numpy(), y.numpy().ravel()).predict(new.cpu().numpy())
             return torch.from_numpy(answers).double().view(len(new), -1)

@@ -485,27 +485,28 @@ def _run(
     kept: dict[str, Tensor] = {}
 
     # Under the name asked for: TransformerLens 4's bridge has several for one hook point.
-    def act(order: int, name: str) -> Callable:
-        def hook_function(tensor: Tensor, hook: HookPoint) -> Tensor:
-            pending.discard((order, name))
-            return edits[order](tensor, name)
-
-        return hook_function
-
-    def keep(name: str) -> Callable:
-        def hook_function(tensor: Tensor, hook: HookPoint) -> None:
-            kept[name] = tensor.detach() if dtype is None else tensor.detach().to(dtype)
-
-        return hook_function
-
-    hooks = [(name, act(order, name)) for order, name in sorted(pending)]
-    hooks += [(name, keep(name)) for name in wanted or ()]
+    acts = [(name, _acting(edits[order], order, name, pending)) for order, name in sorted(pending)]
+    keeps = [(name, _keeping(name, kept, dtype)) for name in wanted or ()]
+    hooks = acts + keeps
     with turn(model), model.hooks(fwd_hooks=hooks), callers_default():
         output = model(*inputs, **forward)
     if pending:
         order, name = min(pending)
         raise RuntimeError(_unreached("every edit to act", str(edits[order]), name))
     return output, kept
+
+
+# Lambdas, since type checks of the tests would compile an inner function anew at every call.
+def _acting(edit: Edit, order: int, name: str, pending: set) -> Callable:
+    """A hook that applies an edit, and says that it did."""
+    return lambda tensor, hook: (pending.discard((order, name)), edit(tensor, name))[1]
+
+
+def _keeping(name: str, kept: dict[str, Tensor], dtype: torch.dtype | None) -> Callable:
+    """A hook that keeps an activation, and changes nothing."""
+    return lambda tensor, hook: kept.update(
+        {name: tensor.detach() if dtype is None else tensor.detach().to(dtype)}
+    )
 
 
 def _unreached(expected: str, got: str, name: str) -> str:

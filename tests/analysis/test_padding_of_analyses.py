@@ -113,7 +113,9 @@ def test_padding_is_nothing_to_attention_and_streams(name, side, dtype):
 @SIDES
 @pytest.mark.parametrize("name", READS_OUT)
 def test_padding_is_nothing_to_what_reads_the_stream(name, side):
-    pytest.importorskip("transformer_lens.tools.analysis")
+    pytest.importorskip(
+        "transformer_lens.tools.analysis.interchange", reason="the tools of TransformerLens 4"
+    )
     alone = READS_OUT[name](ROW, -1)
     same(alone, READS_OUT[name](padded(ROW, side), before(side) + REAL - 1, mask=mask(side)), side)
 

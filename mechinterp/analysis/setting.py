@@ -133,7 +133,11 @@ class Setting:
         """Outputs with every residual stream jittered by its last bit; where there is none, every vector."""
 
         def jitter(stream: Tensor, _: str) -> Tensor:
-            signs = torch.randint(2, stream.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+            signs = (
+                torch.randint(2, stream.shape, generator=torch.Generator().manual_seed(seed), device="cpu")
+                * 2
+                - 1
+            )
             return stream * (1 + torch.finfo(stream.dtype).eps * signs.to(stream))
 
         stacks = ("blocks.*", "encoder.blocks.*") if hasattr(self.model, "encoder") else ("blocks.*",)

@@ -18,7 +18,6 @@ GIVEN = ("source_tokens", "source_mask", "encoded")
 """Buffers: the packed sources, what is real in them, and what the encoder made of them."""
 
 
-@cpu_default
 class Decoder(WeightViews, Hooked):
     """The decoder of a network for some sources, as TransformerLens's tools take a model.
 
@@ -35,6 +34,7 @@ class Decoder(WeightViews, Hooked):
         ValueError: a source that is too long.
     """
 
+    @cpu_default
     @torch.no_grad()
     def __init__(
         self,

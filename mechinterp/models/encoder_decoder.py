@@ -93,7 +93,6 @@ class DecoderBlock(Block):
         return attn.hook_q_input(asking.clone()), keys, values
 
 
-@cpu_default
 class HookedEncoderDecoder(WeightViews, Hooked):
     """An encoder and a decoder, made to be taken apart (Vaswani et al. 2017, normalised first).
 
@@ -114,6 +113,7 @@ class HookedEncoderDecoder(WeightViews, Hooked):
     reads_positions = True
     """``forward`` takes ``read``."""
 
+    @cpu_default
     def __init__(self, cfg: EncoderDecoderConfig) -> None:
         super().__init__(cfg)
         cfg = self.cfg

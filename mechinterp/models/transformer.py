@@ -113,7 +113,6 @@ class Block(nn.Module):
         return q, k, v
 
 
-@cpu_default
 class HookedTransformer(WeightViews, Hooked):
     """A transformer made to be taken apart.
 
@@ -133,6 +132,7 @@ class HookedTransformer(WeightViews, Hooked):
     reads_positions = True
     """``forward`` takes ``read``."""
 
+    @cpu_default
     def __init__(self, cfg: TransformerConfig) -> None:
         super().__init__(cfg)
         cfg = self.cfg

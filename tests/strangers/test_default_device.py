@@ -15,7 +15,7 @@ from mechinterp.analysis.patching import activation_patching
 from mechinterp.analysis.probes import Logistic, online_code, probe
 from mechinterp.analysis.similarity import cka, similarity
 from mechinterp.analysis.state_basis import state_basis
-from mechinterp.hooks import Site, resample, run, run_with_cache, zero
+from mechinterp.hooks import Edit, Site, resample, run, run_with_cache, zero
 from mechinterp.models import HookedTransformer, TransformerConfig, generate
 from mechinterp.models.folding import fold_ln
 from mechinterp.models.rotation import rotate_stream
@@ -112,6 +112,20 @@ def test_networks_do_not_move(positions, norm):
         assert swept.values.notnull().all()
         assert patched.values.notnull().all()
     assert {each.device.type for each in found} == {"cpu"}
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_hooks_of_the_caller_keep_the_callers_default():
+    sizes = {"n_layers": 1, "d_model": 8, "n_heads": 2, "d_head": 4, "d_mlp": 8, "n_ctx": 4, "d_vocab": 5}
+    model, seen = HookedTransformer(TransformerConfig(**sizes)), []
+    tokens = torch.tensor([[0, 1, 2], [3, 4, 0]], device="cpu")
+    model.run_with_hooks(tokens, fwd_hooks=[("hook_embed", lambda x, hook: seen.append(torch.zeros(1)))])
+    run(model, tokens, edits=[Edit(Site("hook_embed"), lambda x, name: seen.append(torch.zeros(1)) or x)])
+    swept = ablation(
+        model.eval(), tokens, lambda y: seen.append(torch.zeros(1)) or y[:, 0, 0], reference="zero"
+    )
+    assert {x.device.type for x in seen} == {"meta"}
+    assert swept.values.notnull().all()
 
 
 ANALYSES, CALLS = analyses(), cases()

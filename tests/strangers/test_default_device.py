@@ -65,6 +65,25 @@ def test_a_task_and_its_networks_do_not_move(name):
     assert isinstance(task.trivial, float)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("name", TASKS)
+def test_another_default_dtype_draws_the_same(name, dtype):
+    task = TASKS[name]()
+    here = task.dataset("test"), task.trivial, list(factory(name)(task).parameters())
+    torch.set_default_dtype(dtype)
+    try:
+        again = TASKS[name]()
+        there = again.dataset("test"), again.trivial, list(factory(name)(again).parameters())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert here[1] == there[1]
+    assert all(x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(here[2], there[2], strict=True))
+    for part in ("inputs", "targets"):
+        one, other = getattr(here[0], part), getattr(there[0], part)
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "text_modular"])
 def test_constructions_do_not_move(name):
